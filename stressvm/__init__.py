@@ -1,0 +1,49 @@
+"""Hunts races, deadlocks and lost wakeups in kernel VM protocols, under a scheduler that decides every interleaving.
+
+What a scenario needs is here and in `stressvm.vm`; everything else is for those who build on stressvm.
+"""
+
+from stressvm._version import __version__
+from stressvm.check.verdict import KINDS
+from stressvm.explore.scenario import Scenario, scenario
+from stressvm.kernel.cell import Atomic, Cell
+from stressvm.kernel.condvar import CondVar
+from stressvm.kernel.errors import Panic, ReplayDiverged, StressvmError, UsageError
+from stressvm.kernel.grant import Fifo, Grant, Priority
+from stressvm.kernel.kernel import Kernel, Timers
+from stressvm.kernel.mutex import Mutex, SpinMutex
+from stressvm.kernel.rwlock import NetBSDRwLock, Rw, RwLock
+from stressvm.kernel.semaphore import Semaphore
+from stressvm.kernel.sleepq import SleepQueue
+from stressvm.kernel.sx import FreeBSDSx, Sx
+from stressvm.kernel.thread import Thread, Wake
+
+__all__ = [
+    "KINDS",
+    "Atomic",
+    "Cell",
+    "CondVar",
+    "Fifo",
+    "FreeBSDSx",
+    "Grant",
+    "Kernel",
+    "Mutex",
+    "NetBSDRwLock",
+    "Panic",
+    "Priority",
+    "ReplayDiverged",
+    "Rw",
+    "RwLock",
+    "Scenario",
+    "Semaphore",
+    "SleepQueue",
+    "SpinMutex",
+    "StressvmError",
+    "Sx",
+    "Thread",
+    "Timers",
+    "UsageError",
+    "Wake",
+    "__version__",
+    "scenario",
+]

@@ -1,0 +1,1 @@
+"""Benchmarks: what the parts cost, beside something that makes the number mean something."""

@@ -1,0 +1,1 @@
+"""Campaigns: many executions of many scenarios within a budget, with one journal."""

@@ -1,0 +1,81 @@
+"""The log folder of a campaign: a journal that is readable at any moment, and a file for every finding.
+
+Lines are written and flushed as things happen; a journal without its summary was cut short.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from stressvm._version import __version__
+from stressvm.campaign.facts import finding_file, replay_command, result_facts
+from stressvm.kernel.errors import UsageError
+from stressvm.report.jsonl import created, logger_to, write_execution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from stressvm.explore.hunt import Finding, Result
+
+
+class Journal:
+    """The open journal of one campaign; made by `open_journal`."""
+
+    def __init__(self, folder: Path, file: BinaryIO) -> None:
+        self.folder = folder
+        self.file = file
+        self.log = logger_to(file)
+
+    def header(self, verb: str, seed: int, settings: Mapping[str, Any], scenarios: list[str]) -> None:
+        """What is about to be done."""
+        self._write("header", verb=verb, version=__version__, seed=seed, settings=dict(settings), scenarios=scenarios)
+
+    def result(self, result: Result) -> None:
+        """A scenario is finished."""
+        self._write("scenario", **result_facts(result))
+
+    def finding(self, finding: Finding) -> tuple[Path, str]:
+        """A finding: a line here, and two files of its own. Returns the first file, and the command that replays it."""
+        name = f"{finding.recording.subject.scenario.name}-{finding.fingerprint}"
+        path = self.folder / "findings" / f"{name}.json"
+        command = replay_command(finding, path)
+        facts = finding_file(finding, command)
+        with created(path) as file:
+            file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        with created(path.with_suffix(".jsonl")) as file:
+            write_execution(file, finding.recording, finding.schedule.blob())
+        self._write("finding", **{key: value for key, value in facts.items() if key not in ("type", "threads")})
+        return path, command
+
+    def summary(self, facts: Mapping[str, Any]) -> None:
+        """The campaign is over."""
+        self._write("summary", **{key: value for key, value in facts.items() if key != "type"})
+
+    def _write(self, record: str, /, **facts: Any) -> None:
+        try:
+            self.log.info(record, **facts)
+            self.file.flush()
+        except OSError as exc:
+            raise UsageError(f"{self.folder}: cannot be written: {exc.strerror or exc}") from None
+
+
+@contextmanager
+def open_journal(logs: Path, verb: str, seed: int) -> Iterator[Journal]:
+    """A new folder below `logs` for one campaign, named after verb, time and seed.
+
+    Raises:
+        UsageError: the folder cannot be made or written.
+    """
+    stem = f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}"
+    folder = logs / stem
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = logs / f"{stem}-{number}"
+    with created(folder / "journal.jsonl") as file:
+        yield Journal(folder, file)

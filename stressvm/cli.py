@@ -1,0 +1,154 @@
+"""The command line: parses, dispatches, and turns errors into exit statuses.
+
+Results go to standard output, progress and errors to standard error. Exit status: 0 as declared, 1 a finding, 2 wrong
+usage or a bad file, 3 an internal error, 4 nothing selected, 5 a replay diverged, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from stressvm._version import __version__
+from stressvm.campaign.config import OPTIONS
+from stressvm.kernel.errors import ReplayDiverged, StressvmError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERNAL, DIVERGED, INTERRUPTED = 3, 5, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse exits with 2 on its own; here its errors look like all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where help is."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class _Option(argparse.Action):
+    """Keeps what was given as text; config.resolve reads it, with everything else that could set it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Note the text."""
+        del parser, option
+        options = dict(getattr(namespace, "options", None) or {})
+        options[self.dest] = True if self.nargs == 0 else values
+        namespace.options = options
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and options."""
+    top = _Parser(prog="stressvm", description="Hunt races, deadlocks and lost wakeups in kernel VM protocols.")
+    top.add_argument("--version", action="version", version=f"stressvm {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    _hunt(verbs.add_parser("hunt", help="explore scenarios within a budget"))
+    for name, text in (
+        ("replay", "run one recorded schedule again"),
+        ("shrink", "make a schedule as small as it gets, same finding"),
+        ("explain", "swim lane, who waits for whom, which switches matter and why"),
+    ):
+        _schedule(verbs.add_parser(name, help=text), name)
+    listing = verbs.add_parser("list", help="scenarios, parameters, expectations")
+    listing.add_argument("paths", nargs="*", metavar="PATH", help="files, folders or names (default: as hunt)")
+    _format(listing)
+    _import(verbs.add_parser("import", help="a log of a real program becomes a workload"))
+    bench = verbs.add_parser("bench", help="the engine's and the map's own speed")
+    bench.add_argument("what", choices=("engine", "map"))
+    bench.add_argument("--quick", action="store_true", help="fewer rounds, wider noise")
+    _format(bench)
+    return top
+
+
+def _hunt(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="files, folders, FILE::NAME or names (default: the shipped scenarios and scenarios/ below this folder)",
+    )
+    for name, option in OPTIONS.items():
+        nargs: Any = {"nargs": 0} if not option.metavar else {"metavar": option.metavar}
+        verb.add_argument(f"--{name}", dest=name, action=_Option, help=option.help, **nargs)
+    verb.set_defaults(options={})
+    verb.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="set a scenario's parameter")
+    verb.add_argument("--report", action="append", default=[], metavar="jsonl=FILE", help="also write findings there")
+
+
+def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
+    verb.add_argument(
+        "schedule", metavar="FILE|BLOB", help="a finding file, an execution as JSON lines, or stressvm:1:..."
+    )
+    verb.add_argument("--scenario", metavar="PATH", help="file of the scenario, if it is not among the default ones")
+    if name == "replay":
+        verb.add_argument("--until", type=int, metavar="STEP", help="show steps up to this one")
+        verb.add_argument("--driver", choices=("stepped", "trio"), default="stepped", help="default: stepped")
+    _format(verb)
+
+
+def _import(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("log", metavar="FILE.strace", help="a log of strace -f, plain or gzip")
+    verb.add_argument("-o", "--output", metavar="FILE", help="the workload file (default: beside the log, .json.gz)")
+    verb.add_argument("--lenient", action="store_true", help="drop a last line that is cut off")
+    verb.add_argument("--space", type=int, metavar="N", help="which address space of the log (default: the busiest)")
+    _format(verb)
+
+
+def _format(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--format", choices=("human", "json"), default="human", help="default: human")
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    match args.verb:
+        case "hunt":
+            from stressvm.commands import hunt
+
+            return hunt.run(args)
+        case "replay" | "shrink" | "explain":
+            from stressvm.commands import replay
+
+            verbs = {"replay": replay.replay, "shrink": replay.shrink, "explain": replay.explain}
+            return verbs[args.verb](args)
+        case "list":
+            from stressvm.commands import listing
+
+            return listing.run(args)
+        case "import":
+            from stressvm.commands import importing
+
+            return importing.run(args)
+        case _:
+            from stressvm.commands import bench
+
+            return bench.run(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    try:
+        status = _dispatch(parser().parse_args(argv))
+        sys.stdout.flush()
+    except UsageError as exc:
+        sys.stderr.write(f"stressvm: {exc}\n")
+        return 2
+    except ReplayDiverged as exc:
+        sys.stderr.write(f"stressvm: {exc}\n")
+        return DIVERGED
+    except KeyboardInterrupt:
+        sys.stderr.write("stressvm: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left of it must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever it is, it is reported as ours
+        what = str(exc) if isinstance(exc, StressvmError) else "".join(traceback.format_exception(exc))
+        sys.stderr.write(f"stressvm: an internal error, which is ours; please report it:\n{what}\n")
+        return INTERNAL
+    return status

@@ -1,0 +1,1 @@
+"""Strategies, the execution loop, schedules, replay and shrinking. Asks check/ for verdicts; knows no VM."""

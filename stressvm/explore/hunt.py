@@ -1,0 +1,323 @@
+"""The hunt for one scenario: executions by number, until a bug is found or the budget is spent.
+
+Execution number i means the same whatever the driver and however many executions are under way: results are taken
+in order of number, and a finding is that of the lowest number. A failing execution is repeated with everything
+recorded (which also shows whether the scenario is deterministic), shrunk, and kept once per fingerprint.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from stressvm._version import __version__
+from stressvm.explore.execution import Recording, Subject, digests, execute, record
+from stressvm.explore.flips import Flip, flips
+from stressvm.explore.loading import digest_of
+from stressvm.explore.pct import PCT
+from stressvm.explore.random_walk import RandomWalk
+from stressvm.explore.schedule import Schedule
+from stressvm.explore.seen import Seen
+from stressvm.explore.shrink import Shrunk, shrink
+from stressvm.explore.tape import Follow
+from stressvm.kernel.errors import ReplayDiverged, UsageError
+from stressvm.kernel.looped import looped
+from stressvm.kernel.stepped import stepped
+from stressvm.kernel.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stressvm.check.verdict import Verdict
+    from stressvm.kernel.driver import Driver
+    from stressvm.kernel.strategy import Strategy
+
+#: Executions under way at once in one loop with the driver `trio`; more share the cost of a pass no further.
+LANES: Final = 8
+
+#: How long executions go on before the loop looks at the time, cancellation and progress, in seconds.
+SLICE_SECONDS: Final = 0.05
+
+DRIVERS: Final = ("stepped", "trio")
+STRATEGIES: Final = ("random", "pct")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to hunt.
+
+    Attributes:
+        executions: how many at most.
+        seconds: how long at most; None: as long as the executions take.
+        seed: of the campaign.
+        strategy: one of STRATEGIES.
+        depth: of PCT.
+        driver: one of DRIVERS.
+        keep_going: go on after a finding, for others.
+        hang_seconds: how long a thread may run without reaching a kernel operation.
+    """
+
+    executions: int = 1_000
+    seconds: float | None = None
+    seed: int = 1
+    strategy: str = "random"
+    depth: int = 3
+    driver: str = "stepped"
+    keep_going: bool = False
+    hang_seconds: float = 5.0
+
+    def make_strategy(self) -> Strategy:
+        """A fresh strategy; UsageError for an unknown one."""
+        if self.strategy == "random":
+            return RandomWalk(self.seed)
+        if self.strategy == "pct":
+            return PCT(self.seed, self.depth)
+        raise UsageError(f"strategy {self.strategy!r}: there are {', '.join(STRATEGIES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A bug, shrunk, with all that a report needs."""
+
+    verdict: Verdict
+    recording: Recording
+    schedule: Schedule
+    executions_to_find: int
+    shrunk: Shrunk
+    flips: tuple[Flip, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of finding."""
+        return self.verdict.kind
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes it the same bug again."""
+        return self.verdict.fingerprint
+
+
+@dataclass(slots=True)
+class Result:
+    """What a hunt for one scenario came to; `status` is one of clean, found, missed, unexpected, error."""
+
+    subject: Subject
+    status: str = "clean"
+    executions: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    seen: Seen = field(default_factory=Seen)
+    findings: list[Finding] = field(default_factory=list)
+    error: str = ""
+
+    def settle(self) -> None:
+        """Derive the status from the findings."""
+        expect = self.subject.scenario.expect
+        kinds = {finding.kind for finding in self.findings}
+        if self.error:
+            self.status = "error"
+        elif kinds - {expect}:
+            self.status = "unexpected"
+        elif expect is None:
+            self.status = "clean"
+        else:
+            self.status = "found" if expect in kinds else "missed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the hunt keeps of one execution."""
+
+    number: int
+    steps: int
+    key: int
+    verdict: Verdict | None
+    picks: tuple[int, ...]
+    digests: tuple[str, ...]
+
+
+async def hunt_subject(
+    subject: Subject, settings: Settings, progress: Callable[[Result], None] | None = None
+) -> Result:
+    """Hunt in one scenario.
+
+    Args:
+        subject: the scenario with its parameters.
+        settings: budget, seed, strategy, driver.
+        progress: called now and then with the result so far, and once at the end.
+
+    Returns:
+        The result; a scenario that cannot be run gives status "error" and a message.
+    """
+    result = Result(subject)
+    started = time.monotonic()
+    try:
+        async with AsyncExitStack() as stack:
+            lanes = [await stack.enter_async_context(driver) for driver in _drivers(subject, settings)]
+            spare = await stack.enter_async_context(stepped(subject.kernel()))
+            with Watchdog([spare.k, *(lane.k for lane in lanes)], settings.hang_seconds):
+                await _Hunt(subject, settings, result, lanes, spare, progress, started).run()
+    except* (UsageError, ReplayDiverged) as group:
+        result.error = "; ".join(str(exc) for exc in _leaves(group))
+    result.seconds = time.monotonic() - started
+    result.settle()
+    if progress is not None:
+        progress(result)
+    return result
+
+
+def _drivers(subject: Subject, settings: Settings) -> Iterator[Any]:
+    if settings.driver not in DRIVERS:
+        raise UsageError(f"driver {settings.driver!r}: there are {', '.join(DRIVERS)}")
+    if settings.driver == "stepped":
+        yield stepped(subject.kernel())
+    else:
+        for _ in range(LANES):
+            yield looped(subject.kernel())
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc
+
+
+class _Hunt:
+    """One hunt under way: numbers go out to the lanes, outcomes come back and are taken in order of number."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: Settings,
+        result: Result,
+        lanes: list[Driver],
+        spare: Driver,
+        progress: Callable[[Result], None] | None,
+        started: float,
+    ) -> None:
+        self.subject = subject
+        self.settings = settings
+        self.result = result
+        self.lanes = lanes
+        #: For repeating and shrinking, while the lanes may be in the middle of other executions.
+        self.spare = spare
+        self.shrinking = trio.Lock()
+        self.progress = progress
+        self.started = started
+        self.next_number = 0
+        self.waiting: dict[int, _Outcome] = {}
+        self.stop = False
+        self.fingerprints: set[str] = set()
+
+    async def run(self) -> None:
+        """The pilot, which also shows whether the scenario is fit to be hunted in; then all the others."""
+        strategies = [self.settings.make_strategy() for _ in self.lanes]
+        await self._pilot(strategies)
+        if self.settings.executions <= 1 or self.stop:
+            return
+        self.next_number = 1
+        if len(self.lanes) == 1:
+            await self._lane(self.lanes[0], strategies[0])
+            return
+        async with trio.open_nursery() as nursery:
+            for lane, strategy in zip(self.lanes, strategies, strict=True):
+                nursery.start_soon(self._lane, lane, strategy)
+
+    async def _pilot(self, strategies: list[Strategy]) -> None:
+        """Execution 0, for every strategy to learn from, with what only one execution can afford to look for."""
+        for index, (lane, strategy) in enumerate(zip(self.lanes, strategies, strict=True)):
+            outcome = await self._execute(lane, strategy, 0, audit=True)
+            if index == 0:
+                first = outcome
+        again = await record(self.subject, self.spare, Follow(first.picks))
+        if again.digests != first.digests:
+            raise UsageError(
+                f"scenario {self.subject.scenario.name} is not deterministic: the same schedule gave a trace of {first.steps} "
+                f"steps, then another of {len(again.records)}; something outside the kernel's objects decides"
+            )
+        await self._take(first)
+
+    async def _execute(self, lane: Driver, strategy: Strategy, number: int, *, audit: bool = False) -> _Outcome:
+        verdict = await execute(self.subject, lane, strategy, number, audit=audit)
+        k = lane.k
+        picks = tuple(k.picks)
+        keep = verdict is not None or audit
+        outcome = _Outcome(
+            number, len(k.trace), hash(picks), verdict, picks if keep else (), digests(k.trace) if audit else ()
+        )
+        lane.unwind()
+        return outcome
+
+    async def _lane(self, lane: Driver, strategy: Strategy) -> None:
+        settings = self.settings
+        pause = time.monotonic() + SLICE_SECONDS
+        while not self.stop and self.next_number < settings.executions:
+            number = self.next_number
+            self.next_number = number + 1
+            outcome = await self._execute(lane, strategy, number)
+            self.waiting[number] = outcome
+            while (ready := self.waiting.pop(self.result.executions, None)) is not None and not self.stop:
+                await self._take(ready)
+            now = time.monotonic()
+            if now >= pause:
+                pause = now + SLICE_SECONDS
+                if settings.seconds is not None and now - self.started >= settings.seconds:
+                    self.stop = True
+                self.result.seconds = now - self.started
+                if self.progress is not None:
+                    self.progress(self.result)
+                await trio.lowlevel.checkpoint()
+
+    async def _take(self, outcome: _Outcome) -> None:
+        """Count an outcome, in order of number; a bug not seen before becomes a finding."""
+        result = self.result
+        result.executions += 1
+        result.steps += outcome.steps
+        result.seen.add(outcome.key)
+        verdict = outcome.verdict
+        if verdict is None:
+            return
+        if not self.settings.keep_going:
+            self.stop = True
+        if verdict.fingerprint not in self.fingerprints:
+            self.fingerprints.add(verdict.fingerprint)
+            result.findings.append(await self._found(outcome))
+
+    async def _found(self, outcome: _Outcome) -> Finding:
+        verdict = outcome.verdict
+        assert verdict is not None
+        async with self.shrinking:
+            first = await record(self.subject, self.spare, Follow(outcome.picks))
+            if first.verdict is None or first.verdict.fingerprint != verdict.fingerprint:
+                raise UsageError(
+                    f"scenario {self.subject.scenario.name} is not deterministic: execution {outcome.number} ended with "
+                    f"{verdict.kind}, and repeated with {first.verdict.kind if first.verdict else 'nothing'}"
+                )
+            shrunk = await shrink(self.subject, self.spare, first)
+            best = shrunk.best
+            matter = await flips(self.subject, self.spare, best)
+        assert best.verdict is not None
+        return Finding(best.verdict, best, schedule_of(best), outcome.number + 1, shrunk, matter)
+
+
+def schedule_of(recording: Recording) -> Schedule:
+    """The replayable form of a recording."""
+    scenario = recording.subject.scenario
+    return Schedule(
+        scenario=scenario.name,
+        choices=recording.choices,
+        arities=recording.arities,
+        file=scenario.file,
+        params=dict(recording.subject.params),
+        source=digest_of(scenario),
+        timers=scenario.timers.value,
+        max_steps=scenario.max_steps,
+        digests=recording.digests,
+        version=__version__,
+    )

@@ -1,0 +1,102 @@
+"""FreeBSD's shared/exclusive lock, sx(9): sleepable, with upgrade and downgrade.
+
+Source: FreeBSD kern_sx.c. `try_upgrade` succeeds for the sole sharer, whoever waits; `downgrade` lets waiting
+sharers in. Which waiter an exclusive release prefers is not modelled: any may win, which is the weakest promise.
+"""
+
+from __future__ import annotations
+
+from stressvm.kernel.object import Interlock
+from stressvm.kernel.rwlock import Rw, RwCore
+
+
+class Sx(RwCore, Interlock):
+    """A shared/exclusive lock with the weakest promise.
+
+    Args:
+        k: the kernel.
+        name: as reports show it.
+    """
+
+    __slots__ = ()
+
+    TYPE = "sx"
+
+    async def slock(self) -> None:
+        """Acquire it shared. Sleeps: yes. Holding it exclusively is a panic."""
+        await self._read()
+
+    async def xlock(self) -> None:
+        """Acquire it exclusively. Sleeps: yes. Holding it exclusively is a panic; holding it shared blocks for ever."""
+        await self._write()
+
+    async def try_slock(self) -> bool:
+        """Acquire it shared if possible at once. Sleeps: no."""
+        return await self._try(Rw.READER)
+
+    async def try_xlock(self) -> bool:
+        """Acquire it exclusively if possible at once. Sleeps: no."""
+        return await self._try(Rw.WRITER)
+
+    async def unlock(self) -> None:
+        """Release it, in whichever way it is held. Sleeps: no."""
+        await self._exit()
+
+    async def try_upgrade(self) -> bool:
+        """From shared to exclusive, for the sole sharer; else False, still shared. Sleeps: no."""
+        return await self._upgrade()
+
+    async def downgrade(self) -> None:
+        """From exclusive to shared, atomically. Sleeps: no."""
+        await self._downgrade()
+
+    def xlocked(self) -> bool:
+        """Does the current thread hold it exclusively? For assertions."""
+        return self.write_held()
+
+    # ------------------------------------------------------------ as an interlock, held exclusively
+
+    def drop(self, me: int) -> None:
+        """See Interlock."""
+        if self.owner != me:
+            raise self._foreign(me)
+        self._let_go(me)
+
+    def ask(self, t: int) -> None:
+        """See Interlock."""
+        k = self.k
+        self.want_write |= 1 << t
+        k.pend[t] = self.ops.enter_write
+        self._refresh()
+
+    async def regain(self, me: int) -> None:
+        """See Interlock."""
+        self._got_write(me)
+        self.k.trace.append(self.ops.enter_write.events[me])
+
+
+class FreeBSDSx(Sx):
+    """The lock with the kernel's refusal: a new sharer waits while somebody waits for it exclusively.
+
+    One that already shares some sx lock is let in all the same: the kernel's guard against self-deadlock.
+    """
+
+    __slots__ = ()
+
+    def _refresh(self) -> None:
+        super()._refresh()
+        if self.want_write and self.owner < 0:
+            self.k.enabled &= ~(self.want_read & ~self._sharers())
+
+    def _sharers(self) -> int:
+        """The bits of all threads that share some sx lock."""
+        shared = 0
+        for obj in self.k.objects:
+            if isinstance(obj, Sx):
+                shared |= obj.readers
+        return shared
+
+    def _can(self, how: Rw) -> bool:
+        if how is Rw.READER and self.want_write:
+            return self.owner < 0 and bool(self._sharers() >> self.k.cur & 1)
+        return super()._can(how)

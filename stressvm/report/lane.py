@@ -1,0 +1,111 @@
+"""An execution as a person reads it: a swim lane, one column a thread, and a schedule on one line.
+
+The mark before a step says how its thread got the baton: `P` it was taken from a thread that could have gone on (a
+preemption), `S` the thread before slept or was blocked, `E` it had ended; nothing: the same thread goes on.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stressvm.explore.execution import Record, Recording
+
+#: A column narrower than this says too little: the steps then stand one below the other, indented by thread.
+COLUMN_MIN: Final = 16
+
+LEGEND: Final = "P preempted, S slept or blocked, E ended; the columns are threads, time runs down"
+
+
+def marks(recording: Recording) -> list[str]:
+    """For each step how its thread got the baton: "P", "S", "E" or "" (see the module)."""
+    last = {record.thread: record.step for record in recording.records}
+    finished = {thread.number for thread in recording.threads if thread.state == "ended"}
+    found = []
+    before: int | None = None
+    for record in recording.records:
+        if before is None or record.thread == before or record.thread < 0 or before < 0:
+            mark = ""
+        elif record.preempted:
+            mark = "P"
+        elif before in finished and last[before] < record.step:
+            mark = "E"
+        else:
+            mark = "S"
+        found.append(mark)
+        before = record.thread
+    return found
+
+
+def describe(record: Record) -> str:
+    """One step in words."""
+    text = f"{record.kind} {record.obj}".rstrip()
+    arg = record.arg
+    if arg is None:
+        return text
+    if record.kind == "choose":
+        return f"{text} {arg[0]} of {arg[1]}"
+    if record.kind == "record":
+        return ", ".join(f"{key}={_value(value)}" for key, value in arg.items())
+    if record.kind == "timeout":
+        return f"{text} (was there)" if arg is True else text
+    return f"{text} {_value(arg)}"
+
+
+def _value(value: Any) -> str:
+    """Addresses in hexadecimal."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0x1000:
+        return hex(value)
+    return str(value)
+
+
+def swim_lane(recording: Recording, *, width: int = 100) -> str:
+    """The execution as a table, as wide as told; with many threads or little width one step a line."""
+    names = recording.names()
+    ticks = any(record.tick for record in recording.records)
+    head = 12 if ticks else 7
+    column = (width - head) // max(1, len(names))
+    rows = _columns(recording, column) if column >= COLUMN_MIN else _lines(recording)
+    lines = []
+    if column >= COLUMN_MIN:
+        titles = "".join(_fit(name, column) for name in names)
+        lines.append(f"{'step':>4}{' tick' if ticks else ''}   {titles}".rstrip())
+    for record, mark, row in zip(recording.records, marks(recording), rows, strict=True):
+        tick = f"{record.tick:>5}" if ticks else ""
+        lines.append(f"{record.step:>4}{tick} {mark or ' '} {row}".rstrip())
+    lines.append(f"({LEGEND})" if column >= COLUMN_MIN else "(P preempted, S slept or blocked, E ended)")
+    return "\n".join(lines)
+
+
+def _columns(recording: Recording, column: int) -> Iterator[str]:
+    for record in recording.records:
+        yield " " * (column * max(0, record.thread)) + _fit(describe(record), column)
+
+
+def _lines(recording: Recording) -> Iterator[str]:
+    names = recording.names()
+    longest = min(20, max((len(name) for name in names), default=0))
+    for record in recording.records:
+        name = names[record.thread] if record.thread >= 0 else "(world)"
+        yield f"{_fit(name, longest + 1)} {describe(record)}"
+
+
+def _fit(text: str, column: int) -> str:
+    """Exactly `column` wide, the last place blank."""
+    return f"{text if len(text) < column else text[: column - 2] + '~':<{column}}"
+
+
+def one_line(recording: Recording) -> str:
+    """The schedule in short: `big*5 S small*7 P give*3`, steps of each thread in a row and how the baton moved."""
+    names = recording.names()
+    parts = []
+    steps = zip(recording.records, marks(recording), strict=True)
+    for thread, group in groupby(steps, key=lambda step: step[0].thread):
+        run = list(group)
+        mark = run[0][1]
+        name = names[thread] if thread >= 0 else "(world)"
+        parts.append(f"{mark} {name}*{len(run)}".lstrip())
+    return " ".join(parts)

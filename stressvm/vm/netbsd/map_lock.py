@@ -1,0 +1,207 @@
+"""NetBSD's map lock: a reader-writer lock, a busy mark, a timestamp; and the mutex that 5.2's INTRSAFE maps use.
+
+Source: sys/uvm/uvm_map.c 1.324 (vm_map_lock and its kin); for INTRSAFE maps that of NetBSD 5.2, 1.263.4.5.
+
+A thread may mark a map busy and drop the lock: nobody else gets the write lock until the mark is gone, readers do.
+A thread that finds the mark does not queue on the lock but on the map's condition variable, which those who wait for
+addresses use too; hence every wakeup there is a broadcast. The timestamp counts successful write acquisitions, never
+releases, and INTRSAFE maps never move it: that is the root of the wakeup that 5.2 loses.
+
+The flags, the timestamp and the busy mark are written with the lock held. The wait for addresses reads flags and
+timestamp with only `misc_lock` held, as the real code does, and those reads are visible operations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from stressvm.kernel.cell import Cell
+from stressvm.kernel.condvar import CondVar
+from stressvm.kernel.mutex import Mutex, SpinMutex
+from stressvm.kernel.rwlock import Rw, RwLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stressvm.kernel.kernel import Kernel
+
+_TIMESTAMP_MASK = 0xFFFFFFFF
+
+
+class MapLock(Protocol):
+    """What a map needs of its lock."""
+
+    misc_lock: Mutex
+    cv: CondVar
+    timestamp: Cell[int]
+
+    async def lock(self) -> None:
+        """Acquire for writing."""
+
+    async def lock_try(self) -> bool:
+        """Acquire for writing if possible at once."""
+
+    async def unlock(self) -> None:
+        """Release a write hold, after checking the map's invariants."""
+
+    def write_held(self) -> bool:
+        """Does the current thread hold it for writing?"""
+
+
+class VmMapLock:
+    """The lock of an ordinary map.
+
+    Args:
+        k: the kernel.
+        name: the map's name.
+        on_release: called within every release of a write hold, while it is still held: the map's invariants.
+        rwlock: the class of reader-writer lock, which is its grant policy (`NetBSDRwLock` for the kernel's own).
+    """
+
+    def __init__(
+        self,
+        k: Kernel,
+        name: str,
+        on_release: Callable[[], None],
+        rwlock: type[RwLock] = RwLock,
+    ) -> None:
+        self.k = k
+        self.on_release = on_release
+        self.rw = rwlock(k, f"{name}.lock")
+        self.misc_lock = Mutex(k, f"{name}.misc_lock")
+        self.cv = CondVar(k, f"{name}.cv")
+        self.timestamp = Cell(k, 0, f"{name}.timestamp")
+        #: Number of the thread that marked the map busy, or -1.
+        self.busy_thread = -1
+
+    async def lock(self) -> None:
+        """vm_map_lock: acquire for writing.
+
+        Locks: none of this map on entry; the write lock on exit. Sleeps: yes, on the lock or for the busy mark.
+        """
+        while True:
+            await self.rw.enter(Rw.WRITER)
+            if not self.busy_by_other():
+                break
+            await self.wait_while_busy()
+        self.moved()
+
+    async def lock_try(self) -> bool:
+        """vm_map_lock_try: acquire for writing if that is possible at once.
+
+        Fails for a busy map, even if the caller marked it. Locks: the write lock on exit if True. Sleeps: no.
+        """
+        if not await self.rw.tryenter(Rw.WRITER):
+            return False
+        if self.refuses_try():
+            await self.rw.exit()
+            return False
+        self.moved()
+        return True
+
+    async def unlock(self) -> None:
+        """vm_map_unlock: release a write hold. Locks: the write lock on entry, none on exit. Sleeps: no."""
+        k = self.k
+        if not self.rw.write_held():
+            raise k.panic(f"vm_map_unlock: {self.rw.ident.name} is not write-locked by {k.threads[k.cur].name}")
+        if self.busy_by_other():
+            raise k.panic(f"vm_map_unlock: {self.rw.ident.name} is busy by {k.threads[self.busy_thread].name}")
+        self.on_release()
+        await self.rw.exit()
+
+    async def lock_read(self) -> None:
+        """vm_map_lock_read: acquire for reading; the busy mark is no obstacle. Sleeps: yes."""
+        await self.rw.enter(Rw.READER)
+
+    async def unlock_read(self) -> None:
+        """vm_map_unlock_read: release a read hold. Sleeps: no."""
+        await self.rw.exit()
+
+    async def busy(self) -> None:
+        """vm_map_busy: mark the map. Locks: the write lock on entry and exit. Sleeps: no (misc_lock may)."""
+        k = self.k
+        if not self.rw.write_held() or self.busy_thread >= 0:
+            raise k.panic(f"vm_map_busy: {self.rw.ident.name} must be write-locked and not busy")
+        await self.misc_lock.lock()
+        self.busy_thread = k.cur
+        await self.misc_lock.unlock()
+
+    async def unbusy(self) -> None:
+        """vm_map_unbusy: remove the caller's mark and wake all who wait. Locks: any or none. Sleeps: misc_lock may."""
+        k = self.k
+        if self.busy_thread != k.cur:
+            raise k.panic(f"vm_map_unbusy: {self.rw.ident.name} is not busy by {k.threads[k.cur].name}")
+        await self.misc_lock.lock()
+        self.busy_thread = -1
+        await self.wake_busy_waiters()
+        await self.misc_lock.unlock()
+
+    def write_held(self) -> bool:
+        """Does the current thread hold it for writing?"""
+        return self.rw.write_held()
+
+    # ------------------------------------------------------------ the steps
+
+    def busy_by_other(self) -> bool:
+        """Is the map busy by another thread? Its owner may lock it again."""
+        return self.busy_thread >= 0 and self.busy_thread != self.k.cur
+
+    def refuses_try(self) -> bool:
+        """Does a try fail although the lock was free?"""
+        return self.busy_thread >= 0
+
+    async def wait_while_busy(self) -> None:
+        """Give up the write lock and wait once for the mark to go. Locks: the write lock on entry, none on exit."""
+        await self.misc_lock.lock()
+        await self.rw.exit()
+        if self.busy_by_other():
+            await self.cv.wait(self.misc_lock, until=lambda: self.busy_thread < 0, holder=lambda: self.busy_thread)
+        await self.misc_lock.unlock()
+
+    async def wake_busy_waiters(self) -> None:
+        """All of them: those who wait for addresses sleep on the same condition variable."""
+        await self.cv.broadcast()
+
+    def moved(self) -> None:
+        """The write lock has been acquired: the timestamp moves."""
+        self.timestamp.poke((self.timestamp.peek() + 1) & _TIMESTAMP_MASK)
+
+
+class IntrsafeMapLock:
+    """The lock of a NetBSD 5.2 VM_MAP_INTRSAFE map: one spin mutex, usable from interrupt handlers.
+
+    No reader mode, no busy mark; the timestamp never moves.
+
+    Args:
+        k: the kernel.
+        name: the map's name.
+        on_release: as for VmMapLock.
+    """
+
+    def __init__(self, k: Kernel, name: str, on_release: Callable[[], None]) -> None:
+        self.k = k
+        self.on_release = on_release
+        self.mutex = SpinMutex(k, f"{name}.mutex")
+        self.misc_lock: Mutex = SpinMutex(k, f"{name}.misc_lock")
+        self.cv = CondVar(k, f"{name}.cv")
+        self.timestamp = Cell(k, 0, f"{name}.timestamp")
+
+    async def lock(self) -> None:
+        """vm_map_lock: spin until it is ours. Sleeps: no."""
+        await self.mutex.lock()
+
+    async def lock_try(self) -> bool:
+        """vm_map_lock_try. Sleeps: no."""
+        return await self.mutex.trylock()
+
+    async def unlock(self) -> None:
+        """vm_map_unlock. Sleeps: no."""
+        if not self.mutex.owned():
+            k = self.k
+            raise k.panic(f"vm_map_unlock: {self.mutex.ident.name} is not owned by {k.threads[k.cur].name}")
+        self.on_release()
+        await self.mutex.unlock()
+
+    def write_held(self) -> bool:
+        """Does the current thread own the mutex?"""
+        return self.mutex.owned()
