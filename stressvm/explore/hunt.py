@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
@@ -128,16 +128,13 @@ class Result:
             self.status = "found" if expect in kinds else "missed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the hunt keeps of one execution."""
+class _Outcome(NamedTuple):
+    """What the hunt keeps of an execution that it cannot take at once, or that needs a second look."""
 
     number: int
     steps: int
-    key: int
-    verdict: Verdict | None
     picks: tuple[int, ...]
-    digests: tuple[str, ...]
+    verdict: Verdict | None
 
 
 async def hunt_subject(
@@ -231,55 +228,67 @@ class _Hunt:
 
     async def _pilot(self, strategies: list[Strategy]) -> None:
         """Execution 0, for every strategy to learn from, with what only one execution can afford to look for."""
-        for index, (lane, strategy) in enumerate(zip(self.lanes, strategies, strict=True)):
-            outcome = await self._execute(lane, strategy, 0, audit=True)
-            if index == 0:
-                first = outcome
+        for lane, strategy in reversed(list(zip(self.lanes, strategies, strict=True))):
+            verdict = await execute(self.subject, lane, strategy, 0, audit=True)
+            k = lane.k
+            first = _Outcome(0, len(k.trace), tuple(k.picks), verdict)
+            digest = digests(k.trace)
+            lane.unwind()
         again = await record(self.subject, self.spare, Follow(first.picks))
-        if again.digests != first.digests:
+        if again.digests != digest:
             raise UsageError(
                 f"scenario {self.subject.scenario.name} is not deterministic: the same schedule gave a trace of {first.steps} "
                 f"steps, then another of {len(again.records)}; something outside the kernel's objects decides"
             )
         await self._take(first)
 
-    async def _execute(self, lane: Driver, strategy: Strategy, number: int, *, audit: bool = False) -> _Outcome:
-        verdict = await execute(self.subject, lane, strategy, number, audit=audit)
-        k = lane.k
-        picks = tuple(k.picks)
-        keep = verdict is not None or audit
-        outcome = _Outcome(
-            number, len(k.trace), hash(picks), verdict, picks if keep else (), digests(k.trace) if audit else ()
-        )
-        lane.unwind()
-        return outcome
-
     async def _lane(self, lane: Driver, strategy: Strategy) -> None:
-        settings = self.settings
-        pause = time.monotonic() + SLICE_SECONDS
-        while not self.stop and self.next_number < settings.executions:
+        """Execute number after number. What is clean and next in order is counted on the spot."""
+        executions = self.settings.executions
+        subject = self.subject
+        result = self.result
+        seen = result.seen
+        k = lane.k
+        monotonic = time.monotonic
+        pause = monotonic() + SLICE_SECONDS
+        while not self.stop and self.next_number < executions:
             number = self.next_number
             self.next_number = number + 1
-            outcome = await self._execute(lane, strategy, number)
-            self.waiting[number] = outcome
-            while (ready := self.waiting.pop(self.result.executions, None)) is not None and not self.stop:
+            verdict = await execute(subject, lane, strategy, number)
+            if verdict is None and number == result.executions:
+                result.executions = number + 1
+                result.steps += len(k.trace)
+                seen.add(hash(tuple(k.picks)))
+                if k.alive:
+                    lane.unwind()
+            else:
+                self.waiting[number] = _Outcome(number, len(k.trace), tuple(k.picks), verdict)
+                lane.unwind()
+            while self.waiting and not self.stop:
+                ready = self.waiting.pop(result.executions, None)
+                if ready is None:
+                    break
                 await self._take(ready)
-            now = time.monotonic()
-            if now >= pause:
-                pause = now + SLICE_SECONDS
-                if settings.seconds is not None and now - self.started >= settings.seconds:
-                    self.stop = True
-                self.result.seconds = now - self.started
-                if self.progress is not None:
-                    self.progress(self.result)
-                await trio.lowlevel.checkpoint()
+            if monotonic() >= pause:
+                await self._breathe()
+                pause = monotonic() + SLICE_SECONDS
+
+    async def _breathe(self) -> None:
+        """Look at the time, tell how it goes, let others go on, be cancelled."""
+        spent = time.monotonic() - self.started
+        self.result.seconds = spent
+        if self.settings.seconds is not None and spent >= self.settings.seconds:
+            self.stop = True
+        if self.progress is not None:
+            self.progress(self.result)
+        await trio.lowlevel.checkpoint()
 
     async def _take(self, outcome: _Outcome) -> None:
         """Count an outcome, in order of number; a bug not seen before becomes a finding."""
         result = self.result
         result.executions += 1
         result.steps += outcome.steps
-        result.seen.add(outcome.key)
+        result.seen.add(hash(outcome.picks))
         verdict = outcome.verdict
         if verdict is None:
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.explore.draws import Draws
-from stressvm.kernel.kernel import members
+from stressvm.kernel.kernel import MEMBERS, members
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -36,7 +36,10 @@ class RandomWalk:
 
     def pick(self, k: Kernel, mask: int) -> int:  # noqa: ARG002 - see Strategy
         """See Strategy."""
-        among = members(mask)
+        try:
+            among = MEMBERS[mask]
+        except KeyError:
+            among = members(mask)
         at = self.at
         self.at = at + 1
         try:

@@ -30,7 +30,10 @@ class Seen:
         if self.shift and _spread(key) & ((1 << self.shift) - 1):
             return
         counts = self.counts
-        counts[key] = counts.get(key, 0) + 1
+        if key in counts:
+            counts[key] += 1
+            return
+        counts[key] = 1
         if len(counts) > self.kept_max:
             self.shift += 1
             low = (1 << self.shift) - 1

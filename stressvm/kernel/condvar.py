@@ -63,12 +63,10 @@ class CondVar(WaitQueue):
             until: pure; true when what the caller waits for is there. Lets a stranded sleeper be judged.
             holder: pure; the number of the thread that could end the wait, or -1.
         """
-        self._same_mutex(mutex)
         await self._sleep(mutex, wmesg=self.ident.name, until=until, holder=holder)
 
     async def wait_sig(self, mutex: Interlock, *, until: Callable[[], bool] | None = None) -> Wake:
         """As `wait`, but a signal posted to the thread ends it: WOKEN or SIGNAL."""
-        self._same_mutex(mutex)
         return await self._sleep(mutex, wmesg=self.ident.name, interruptible=True, until=until)
 
     async def timedwait(
@@ -83,7 +81,6 @@ class CondVar(WaitQueue):
 
         Locks: as `wait`; after a timeout the mutex is held again *before* the one signal is passed on.
         """
-        self._same_mutex(mutex)
         woken = await self._sleep(mutex, wmesg=self.ident.name, ticks=ticks, until=until, holder=holder)
         if woken is Wake.TIMEOUT and self.timeout_signals:
             await self.signal()
@@ -115,10 +112,12 @@ class CondVar(WaitQueue):
         """Who sleeps here."""
         return WaitQueueStatistics(self.names(self.waiters))
 
-    def _same_mutex(self, mutex: Interlock) -> None:
-        if self.waiters and self.mutex is not mutex:
-            other = self.mutex.ident.name if self.mutex is not None else "?"
+    def _admit(self, interlock: Interlock | None) -> None:
+        """All that sleep here at one time gave up the same mutex."""
+        if self.waiters and self.mutex is not interlock:
+            names = [lock.ident.name if lock is not None else "nothing" for lock in (interlock, self.mutex)]
+            th = self.k.threads[self.k.cur]
             raise self.k.panic(
-                f"{self.ident.name}: waited on with {mutex.ident.name} while others sleep with {other} as interlock"
+                f"{th.name}: {self.ident.name}: waited on with {names[0]} while others sleep with {names[1]} as interlock"
             )
-        self.mutex = mutex
+        self.mutex = interlock

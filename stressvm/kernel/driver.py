@@ -7,6 +7,7 @@ traces of both drivers are the same, and each is the other's oracle.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from stressvm.kernel.errors import InternalError, Over, Panic, StressvmError
@@ -82,7 +83,7 @@ def unwind(k: Kernel, throw: Callable[[Thread, BaseException], Any]) -> None:
         if th.done:
             continue
         k.cur = th.number
-        if not th.started:
+        if inspect.getcoroutinestate(th.coro) == inspect.CORO_CREATED:
             th.coro.close()
             th.done = True
             continue

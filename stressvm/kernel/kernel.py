@@ -370,11 +370,11 @@ class Kernel:
         self.threads.append(th)
         self.enabled |= 1 << number
         self.alive += 1
-        if self.cur >= 0:
+        if self.cur < 0:
+            self.pend.append(None)
+        else:
             self.pend.append(self.start_op)
             self.trace.append((self.cur, self.spawn_op, number))
-        else:
-            self.pend.append(None)
         return th
 
     def _more_threads(self) -> None:
@@ -496,16 +496,17 @@ class _NoBaton:
 
 NO_BATON: Final = _NoBaton()
 
-_MEMBERS: dict[int, list[int]] = {}
+#: The numbers of the bits set in a mask, for masks met so far; hot paths look here before they call `members`.
+MEMBERS: Final[dict[int, list[int]]] = {}
 _MEMBERS_MAX: Final = 1 << 16
 
 
 def members(mask: int) -> list[int]:
     """The numbers of the bits set, ascending; a table, filled as needed. Do not change the list."""
     try:
-        return _MEMBERS[mask]
+        return MEMBERS[mask]
     except KeyError:
-        if len(_MEMBERS) >= _MEMBERS_MAX:
-            _MEMBERS.clear()
-        found = _MEMBERS[mask] = [t for t in range(mask.bit_length()) if mask >> t & 1]
+        if len(MEMBERS) >= _MEMBERS_MAX:
+            MEMBERS.clear()
+        found = MEMBERS[mask] = [t for t in range(mask.bit_length()) if mask >> t & 1]
         return found

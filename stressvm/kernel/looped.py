@@ -41,11 +41,13 @@ class Looped:
         self.nursery = nursery
         #: The pooled tasks by number of thread, and last, where -1 finds it, the one that runs the execution.
         self.tasks: list[Task] = [current_task()]
+        self.audit = False
         k.baton = BATON
 
-    async def run(self, *, audit: bool = False) -> None:  # noqa: ARG002 - each thread is its own task: nothing to look for
+    async def run(self, *, audit: bool = False) -> None:
         """See Driver."""
         k = self.k
+        self.audit = audit
         tasks = self.tasks
         tasks[-1] = current_task()
         while k.cur >= 0:
@@ -67,9 +69,8 @@ class Looped:
         while True:
             await wait_task_rescheduled(_give_way)
             th = k.threads[number]
-            th.started = True
             try:
-                trap = th.coro.send(None)
+                trap = self._audited(th) if self.audit else th.coro.send(None)
             except StopIteration as stop:
                 th.result = stop.value
                 k.leave()
@@ -78,10 +79,22 @@ class Looped:
                 k.leave()
             else:
                 if trap is not None:
+                    k.cur = number
                     throw_until_done(k, th, self._throw, foreign_await(k, trap))
                     k.cur = -1
             # One number too many (a thread without a task yet) finds the controller, as -1 does.
             reschedule(tasks[k.cur])
+
+    def _audited(self, th: Thread) -> Any:
+        """Step the thread; has it opened a scope or a nursery, which would act on its task outside the schedule?"""
+        deadline = trio.current_effective_deadline()
+        trap: Any = th.coro.send(None)
+        if trap is None and not self.k.over:
+            if trio.current_effective_deadline() != deadline:
+                return trio.CancelScope
+            if current_task().child_nurseries:
+                return trio.Nursery
+        return trap
 
     def _throw(self, th: Thread, exc: BaseException) -> None:
         k = self.k

@@ -91,8 +91,9 @@ class Mutex(Interlock):
         if k.away(self.lock_op):
             await k.baton
         self.owner = me
-        want = self.want = self.want & ~bit
-        k.enabled = k.enabled & ~want | bit
+        want = self.want = self.want ^ bit
+        if want:
+            k.enabled &= ~want
         k.trace.append(self.lock_op.events[me])
 
     async def unlock(self) -> None:
@@ -103,7 +104,12 @@ class Mutex(Interlock):
             await k.baton
         if self.owner != me:
             raise self._foreign(me)
-        self._release()
+        if self.queue:
+            self._release()
+        else:
+            self.owner = -1
+            if self.want:
+                k.enabled |= self.want
         k.trace.append(self.unlock_op.events[me])
 
     async def trylock(self) -> bool:
@@ -226,6 +232,15 @@ class SpinMutex(Mutex):
         """Acquire it. Locks: as for `Mutex.lock`. Sleeps: no, it spins."""
         await super().lock()
         self._held(self.k.cur)
+
+    async def unlock(self) -> None:
+        """Release it. Locks: held by the caller on entry (else panic). Sleeps: no."""
+        k = self.k
+        me = k.cur
+        if k.away(self.unlock_op):
+            await k.baton
+        self.drop(me)
+        k.trace.append(self.unlock_op.events[me])
 
     async def trylock(self) -> bool:
         """Acquire it if it is free. Sleeps: no."""

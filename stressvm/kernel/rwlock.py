@@ -351,7 +351,8 @@ class NetBSDRwLock(RwLock):
     async def _downgrade(self) -> None:
         k = self.k
         await super()._downgrade()
-        if self.want_read and not self.writers:
+        if self.want_read:
+            # All sleeping readers, even past sleeping writers; `write_wanted` goes on keeping new readers out.
             self.readers |= self.want_read
             k.enabled |= self.want_read
             self.want_read = 0

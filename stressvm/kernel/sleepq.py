@@ -65,7 +65,8 @@ class SleepQueue(WaitQueue):
             holder: pure; the number of the thread that could end the wait, or -1.
         """
         if interlock is None and not timo:
-            raise self.k.panic(f"{self.ident.name}: {wmesg}: a sleep without interlock needs a timeout")
+            th = self.k.threads[self.k.cur]
+            raise self.k.panic(f"{th.name}: {self.ident.name}: {wmesg}: a sleep without interlock needs a timeout")
         return await self._sleep(
             interlock,
             wmesg=wmesg,

@@ -40,33 +40,24 @@ def _ended(_: None) -> None:
     raise _ExecutionEnded
 
 
-class _Slot:
-    """One pooled task: the thread it is to run, and how to step it, in its own context."""
-
-    __slots__ = ("send", "task", "thread", "throw")
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.thread: Thread | None = None
-        send: Callable[[None], Any] = task.coro.send
-        throw: Callable[[BaseException], Any] = task.coro.throw
-        self.send: Callable[[None], Any] = partial(task.context.run, send)
-        self.throw: Callable[[BaseException], Any] = partial(task.context.run, throw)
-
-
 class Stepped:
     """The driver; made by `stepped`, which owns the pool."""
 
     def __init__(self, k: Kernel, nursery: trio.Nursery) -> None:
         self.k = k
         self.nursery = nursery
-        self.slots: list[_Slot] = []
+        self.closing = False
+        #: How to step the task of each thread, in its own context; the last entry serves -1 and a number too many.
+        self.sends: list[Callable[[None], Any]] = [_ended]
+        self.throws: list[Callable[[BaseException], Any]] = []
         k.baton = BATON
 
     async def run(self, *, audit: bool = False) -> None:
         """See Driver."""
         k = self.k
-        sends = await self._sends(audit=audit)
+        if len(self.throws) < len(k.threads):
+            await self._grow()
+        sends = self._audited() if audit else self.sends
         while True:
             try:
                 while True:
@@ -77,7 +68,8 @@ class Stepped:
                 if k.cur < 0:
                     break
                 # A thread was spawned for which there is no task yet.
-                sends = await self._sends(audit=audit)
+                await self._grow()
+                sends = self._audited() if audit else self.sends
         k.finish()
 
     def unwind(self) -> None:
@@ -85,62 +77,63 @@ class Stepped:
         if self.k.alive:
             unwind(self.k, self._throw)
 
-    async def _sends(self, *, audit: bool) -> list[Callable[[None], Any]]:
-        """How to step each thread, by number; the last entry serves both -1 and the first number too many."""
-        threads = self.k.threads
-        while len(self.slots) < len(threads):
-            self.slots.append(await self.nursery.start(self._worker))
-        sends = []
-        for slot, th in zip(self.slots, threads, strict=False):
-            slot.thread = th
-            sends.append(self._audited(slot.send) if audit else slot.send)
-        sends.append(_ended)
-        return sends
+    async def _grow(self) -> None:
+        """As many tasks as there are threads."""
+        while len(self.throws) < len(self.k.threads):
+            task = await self.nursery.start(self._worker, len(self.throws))
+            send: Callable[..., Any] = task.coro.send
+            throw: Callable[..., Any] = task.coro.throw
+            self.sends.insert(-1, partial(task.context.run, send))
+            self.throws.append(partial(task.context.run, throw))
 
-    async def _worker(self, *, task_status: trio.TaskStatus[_Slot]) -> None:
+    async def _worker(self, number: int, *, task_status: trio.TaskStatus[Task]) -> None:
         k = self.k
-        slot = _Slot(current_task())
-        task_status.started(slot)
+        task = current_task()
+        task_status.started(task)
         await temporarily_detach_coroutine_object(lambda _: Abort.FAILED)
-        while (th := slot.thread) is not None:
-            th.started = True
+        while not self.closing:
+            th = k.threads[number]
             try:
                 th.result = await th.coro
             except BaseException as exc:  # noqa: BLE001 - whatever user code raises is its finding, not our end
                 conclude(k, th, exc)
             k.leave()
             await BATON
-        await reattach_detached_coroutine_object(slot.task, None)
+        await reattach_detached_coroutine_object(task, None)
 
     def _throw(self, th: Thread, exc: BaseException) -> None:
-        self.slots[th.number].throw(exc)
+        self.throws[th.number](exc)
 
     def _foreign(self, trap: object) -> None:
         k = self.k
         throw_until_done(k, k.threads[k.cur], self._throw, foreign_await(k, trap))
         k.cur = -1
 
-    def _audited(self, send: Callable[[None], Any]) -> Callable[[None], Any]:
+    def _audited(self) -> list[Callable[[None], Any]]:
+        """The same, each followed by a look at the task that steps: has a thread opened a scope or nursery in it?"""
         controller = current_task()
         deadline = trio.current_effective_deadline()
         nurseries = len(controller.child_nurseries)
 
-        def audited(value: None) -> Any:
+        def audited(number: int, send: Callable[[None], Any], value: None) -> Any:
             trap = send(value)
             if trap is None and not self.k.over:
                 if trio.current_effective_deadline() != deadline:
-                    return trio.CancelScope
-                if len(controller.child_nurseries) != nurseries:
-                    return trio.Nursery
+                    trap = trio.CancelScope
+                elif len(controller.child_nurseries) != nurseries:
+                    trap = trio.Nursery
+                if trap is not None:
+                    # It has handed the baton over already: take it back.
+                    self.k.cur = number
             return trap
 
-        return audited
+        return [*(partial(audited, number, send) for number, send in enumerate(self.sends[:-1])), _ended]
 
     def close(self) -> None:
         """Give all tasks back to Trio, where they end."""
-        for slot in self.slots:
-            slot.thread = None
-            slot.send(None)
+        self.closing = True
+        for send in self.sends[:-1]:
+            send(None)
 
 
 @asynccontextmanager

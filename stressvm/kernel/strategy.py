@@ -40,10 +40,11 @@ class Prologue:
     "announced yet?" in the hot path.
     """
 
-    __slots__ = ("real", "slot")
+    __slots__ = ("number", "real", "slot")
 
     def __init__(self, real: Strategy) -> None:
         self.real = real
+        self.number = 0
         self.slot = -1
 
     def begin(self, number: int) -> None:
@@ -51,18 +52,21 @@ class Prologue:
 
     def pick(self, k: Kernel, mask: int) -> int:
         """The first thread that has not announced; when there is none, the real strategy's first pick."""
-        self.take_back(k)
-        for number, op in enumerate(k.pend):
-            if op is None:
+        if self.slot >= 0:
+            self.take_back(k)
+        pend = k.pend
+        for number in range(self.number, len(pend)):
+            if pend[number] is None:
+                self.number = number + 1
                 self.slot = len(k.picks)
                 return number
-        k.strategy = self.real
-        if all(op.obj.number < 0 for _, op, _ in k.trace):
-            # Nothing has been done yet: no thread has the baton, so nobody can be preempted by the first choice.
-            k.cur = -1
-            k.cur = self.real.pick(k, mask)
-            return k.cur
-        return self.real.pick(k, mask)
+        real = k.strategy = self.real
+        if k.trace and any(op.obj.number >= 0 for _, op, _ in k.trace):
+            return real.pick(k, mask)
+        # Nothing has been done yet: no thread has the baton, so nobody can be preempted by the first choice.
+        k.cur = -1
+        k.cur = real.pick(k, mask)
+        return k.cur
 
     def choose(self, k: Kernel, n: int) -> int:
         """Data choices are real from the start."""
@@ -70,11 +74,11 @@ class Prologue:
 
     def end(self, k: Kernel) -> None:
         """Over before all had announced."""
-        self.take_back(k)
+        if self.slot >= 0:
+            self.take_back(k)
         self.real.end(k)
 
     def take_back(self, k: Kernel) -> None:
         """Remove our last pick from the schedule: it was none."""
-        if self.slot >= 0:
-            del k.picks[self.slot]
-            self.slot = -1
+        del k.picks[self.slot]
+        self.slot = -1

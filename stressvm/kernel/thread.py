@@ -58,7 +58,6 @@ class Thread:
     daemon = False
     #: Stands for an interrupt handler: may not sleep.
     interrupt = False
-    started = False
     done = False
     result: Any = None
     error: BaseException | None = None

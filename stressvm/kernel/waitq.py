@@ -78,6 +78,7 @@ class WaitQueue(KernelObject):
         self._check_context(th, interlock)
         if k.away(self.ops.sleep(interlock)):
             await k.baton
+        self._admit(interlock)
         if interruptible and th.signal:
             # A signal posted earlier: no sleep at all, the interlock stays held.
             th.signal = False
@@ -146,6 +147,9 @@ class WaitQueue(KernelObject):
     def interrupt(self, thread: Thread) -> None:
         """A signal reaches an interruptible sleeper: it leaves the queue with `Wake.SIGNAL`."""
         self._wake(thread.number, Wake.SIGNAL)
+
+    def _admit(self, interlock: Interlock | None) -> None:
+        """The step of going to sleep begins: the place for a queue's own assertions about its interlock."""
 
     def _enqueue(self, th: Thread) -> None:
         threads = self.k.threads

@@ -7,13 +7,17 @@ span, so the walk upwards mostly ends at the first level. And with back pointers
 steps to the left (expected 1/P - 1), so no change except an insert has to search at all.
 
 The ends are two sentinels as tall as the list: the header ends at the map's minimum, the tail starts at its maximum.
-The tail's gap is larger than any length, and the tail is also the header's predecessor, so a search stops there in
-either direction without testing for it. Above the highest level that entries reach lies one link over everything, whose
-annotation is the largest gap of all; above that lies the roof, a link with a gap as large as the tail's, so that a walk
-upwards stops there. The roof leads nowhere.
+The tail's gap is larger than any length, and the tail is its own successor and the header's predecessor, so a search
+stops there in either direction without testing for it. Above the highest level that entries reach lies one link over
+everything, whose annotation is the largest gap of all. Above that lies the roof, a link that leads nowhere, with a gap
+as large as the tail's, so that a walk upwards stops there.
 
 Heights come from a small generator in each list: the shape depends on the operations so far and on nothing else. A
-height drawn above the top is cut to one new level. P is 1/4.
+height drawn above the top is cut to one new level. P is 1/4: against it, 1/2 makes searches 5 to 30 % and changes 35 %
+slower; 1/8 saves a tenth on small maps and costs as much on large ones.
+
+A sorted array of the tall towers' addresses, bisected, would replace the upper half of a descent: it makes lookups 1.3
+to 1.7 times faster from 1,000 entries on, and no faster at 100. Rejected: an insert would cost O(n) in moved memory.
 """
 
 from __future__ import annotations
@@ -140,10 +144,8 @@ class Lanes(Generic[E]):
             lane = up
 
     def _set_gap(self, entry: E, gap: int) -> None:
-        """Record that the gap after `entry` is now `gap`."""
+        """Record that the gap after `entry` is now `gap`, and no longer what it was."""
         old = entry.gap
-        if gap == old:
-            return
         entry.gap = gap
         if gap > old:
             self._grown(self._lane_at(entry), gap)

@@ -7,8 +7,8 @@ recomputed from the addresses, not from the level below, so that no error can hi
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+import itertools
+from typing import TYPE_CHECKING
 
 from stressvm.vm.entry import BEYOND, E
 from stressvm.vm.sketch import around
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stressvm.vm.entry import Entry, Lane
-
-LEVELS_MAX: Final = 64
 
 
 def prove(head: E, over: Lane[E], count: int, height: int) -> None:
@@ -30,7 +28,7 @@ def prove(head: E, over: Lane[E], count: int, height: int) -> None:
     chain = _bottom(head, over.next.entry, count)
     level = [(at, lane) for at, entry in enumerate(chain) if (lane := entry.lane) is not None]
     below: dict[int, Lane[E]] = {}
-    for number in range(1, LEVELS_MAX):
+    for number in itertools.count(1):
         _level(chain, level, below, number)
         if level[0][1] is over:
             _claim(len(level) == 2, chain, 0, f"level {number}, above all entries, is reached by {len(level) - 2}")
@@ -41,7 +39,6 @@ def prove(head: E, over: Lane[E], count: int, height: int) -> None:
             return
         below = dict(level)
         level = [(at, up) for at, lane in level if (up := lane.up) is not None]
-    raise AssertionError(f"more than {LEVELS_MAX} levels, and none of them is the last")
 
 
 def _claim(holds: bool, chain: Sequence[Entry], at: int, otherwise: str) -> None:  # noqa: FBT001 - an assertion's argument
@@ -60,17 +57,18 @@ def _bottom(head: E, tail: E, count: int) -> list[E]:
         _claim(len(chain) <= count + 1, chain, len(chain) - 1, f"there are more entries than the {count} recorded")
         chain.append(entry)
     _claim(len(chain) == count + 2, chain, 0, f"there are {len(chain) - 2} entries, and {count} are recorded")
-    _claim(head.prev is tail and tail.gap == BEYOND, chain, 0, "the sentinels do not stop a search")
+    stops = head.prev is tail and tail.next is tail and tail.gap == BEYOND
+    _claim(stops, chain, count + 1, "the sentinels do not stop a search")
     owner = head.owner
     assert owner is not None, "the header belongs to its list"
     _claim(head.start == head.end == owner.min, chain, 0, f"the header is not at the map's min, {owner.min:#x}")
     _claim(tail.start == tail.end == owner.max, chain, count + 1, f"the tail is not at the map's max, {owner.max:#x}")
-    for at, (entry, after) in enumerate(pairwise(chain)):
+    for at, (entry, after) in enumerate(itertools.pairwise(chain)):
         _claim(after.owner is owner, chain, at + 1, f"{after!r} belongs to {after.owner!r}")
         _claim(at == 0 or entry.start < entry.end, chain, at, f"{entry!r} is empty or inside out")
         _claim(entry.start <= after.start, chain, at, f"{entry!r} and {after!r} are out of order")
         _claim(entry.end <= after.start, chain, at, f"{entry!r} and {after!r} overlap")
-    for at, (entry, after) in enumerate(pairwise(chain)):
+    for at, (entry, after) in enumerate(itertools.pairwise(chain)):
         gap = after.start - entry.end
         _claim(entry.gap == gap, chain, at, f"the gap after {entry!r} is {gap:#x}, not {entry.gap:#x}")
     return chain

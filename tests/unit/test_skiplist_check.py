@@ -158,6 +158,10 @@ def tail_gap(entries: EntryList[Entry]) -> None:
     nth(entries, COUNT - 1).next.gap = 0
 
 
+def tail_next(entries: EntryList[Entry]) -> None:
+    nth(entries, COUNT - 1).next.next = nth(entries, 0)
+
+
 def tail_key(entries: EntryList[Entry]) -> None:
     entries._over.next.start = 5
 
@@ -190,6 +194,7 @@ DAMAGE = [
     (other_min, "not at the map's min"),
     (owner, "belongs to"),
     (tail_gap, "sentinels"),
+    (tail_next, "sentinels"),
     (tail_key, "does not stop a search"),
 ]
 

@@ -12,9 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stressvm.kernel.errors import UsageError
-from stressvm.vm import strace
-from stressvm.vm.strace import parse_log, read_strace
-from stressvm.vm.workload import Alloc, Free, Grow, Move, Operation, Piece, Protect, Remap, Workload
+from stressvm.vm.workload import (
+    Alloc,
+    Free,
+    Grow,
+    Move,
+    Operation,
+    Piece,
+    Protect,
+    Remap,
+    Workload,
+    ids_of,
+    read_strace,
+    read_workload,
+    strace,
+    write_workload,
+)
+from stressvm.vm.workload.strace import parse_log
 
 ROOT: Final = Path(__file__).parents[2]
 DATA: Final = ROOT / "tests" / "data"
@@ -101,7 +115,7 @@ def test_peak_of_the_real_log_agrees_with_a_set_of_pages() -> None:
 
 @pytest.mark.parametrize("name", ["xz_t2", "numpy_import"])
 def test_the_shipped_workloads_are_what_the_logs_say(name: str) -> None:
-    shipped = Workload.load(ROOT / "scenarios" / "workloads" / f"{name}.json.gz")
+    shipped = read_workload(ROOT / "scenarios" / "workloads" / f"{name}.json.gz")
     assert shipped == read_strace(DATA / f"{name}.strace.gz")
 
 
@@ -225,7 +239,7 @@ def test_a_split_call_keeps_both_ends_and_memory_is_free_from_the_begin_on(log: 
         "2 <... mmap resumed>) = 0x10000\n"
     )
     workload = _read(log, text)
-    assert [(type(op), op.ids, op.begin, op.end) for op in _operations(workload)] == [
+    assert [(type(op), ids_of(op), op.begin, op.end) for op in _operations(workload)] == [
         (Alloc, (0,), 1, 1),
         (Free, (0,), 2, 4),
         (Alloc, (1,), 3, 3),
@@ -258,8 +272,8 @@ def test_pages_of_an_allocation_on_the_move_are_not_given_out_twice(log: Path) -
     )
     workload = _read(log, text)
     assert [type(op) for op in _operations(workload)] == [Alloc, Alloc, Move]
-    workload.save(log)
-    assert Workload.load(log) == workload
+    write_workload(workload, log)
+    assert read_workload(log) == workload
 
 
 # Address arithmetic: one test for each way in which an operation names its memory.
@@ -534,8 +548,8 @@ def _survives(text: bytes, factory: pytest.TempPathFactory, *, lenient: bool) ->
         workload = read_strace(log, lenient=lenient)
     except UsageError:
         return
-    workload.save(log)
-    assert Workload.load(log) == workload  # loading checks that every operation finds its memory
+    write_workload(workload, log)
+    assert read_workload(log) == workload  # loading checks that every operation finds its memory
 
 
 class _Kernel:
@@ -608,5 +622,5 @@ def test_the_bookkeeping_agrees_with_a_set_of_pages(
     workload = read_strace(log)
     assert workload.count("spaces") == 1
     assert _mapped(workload) == kernel.mapped
-    workload.save(log)
-    assert Workload.load(log) == workload
+    write_workload(workload, log)
+    assert read_workload(log) == workload
