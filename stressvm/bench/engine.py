@@ -194,8 +194,10 @@ def render(facts: dict[str, Any]) -> str:
         ("detangle, random", "peer", None, None),
     ]
     lines = [
-        f"Three threads, three locked sections each; Python {facts['python']}, Trio {facts['trio']}, "
-        f"medians of {facts['rounds']} interleaved rounds",
+        (
+            f"Three threads, three locked sections each; Python {facts['python']}, Trio {facts['trio']}, "
+            f"medians of {facts['rounds']} interleaved rounds"
+        ),
         f"{'':<28} {'executions/s':>13} {'operations/s':>13} {'to floor':>9} {'to detangle':>12}",
     ]
     for title, name, floor, peer in rows:

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stressvm.explore.hunt import DRIVERS, STRATEGIES
+from stressvm.explore.hunt import DRIVERS, EXECUTIONS_DEFAULT, STRATEGIES
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: Executions for each scenario where no budget is given.
-EXECUTIONS_DEFAULT: Final = 1_000
 #: Executions where only a budget of time is given.
 EXECUTIONS_UNLIMITED: Final = 1 << 62
 
@@ -80,7 +78,10 @@ class Option:
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "executions": Option(
-        positive, None, "N", f"executions for each scenario (default: {EXECUTIONS_DEFAULT}, no limit with --time)"
+        positive,
+        None,
+        "N",
+        f"executions for each scenario (default: {EXECUTIONS_DEFAULT} or as the scenario says; no limit with --time)",
     ),
     "time": Option(
         duration, None, "D", "time for all scenarios together, like 90s, 10m, 24h (default: as long as it takes)"

@@ -11,7 +11,7 @@ import orjson
 
 from stressvm._version import __version__
 from stressvm.campaign.campaign import Campaign
-from stressvm.campaign.config import EXECUTIONS_DEFAULT, EXECUTIONS_UNLIMITED, resolve
+from stressvm.campaign.config import EXECUTIONS_UNLIMITED, resolve
 from stressvm.campaign.facts import finding_facts, is_ok, result_facts, summary_facts
 from stressvm.campaign.journal import Journal, open_journal
 from stressvm.explore.execution import Subject
@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
-    """The settings of every hunt of a campaign."""
+    """The settings of every hunt of a campaign; without any budget, each scenario has its own."""
     executions = values["executions"]
-    if executions is None:
-        executions = EXECUTIONS_DEFAULT if values["time"] is None else EXECUTIONS_UNLIMITED
+    if executions is None and values["time"] is not None:
+        executions = EXECUTIONS_UNLIMITED
     return Settings(
         executions=executions,
         seconds=values["time"],

@@ -42,6 +42,9 @@ LANES: Final = 8
 #: How long executions go on before the loop looks at the time, cancellation and progress, in seconds.
 SLICE_SECONDS: Final = 0.05
 
+#: Executions for a scenario where neither the hunt nor the scenario says how many.
+EXECUTIONS_DEFAULT: Final = 1_000
+
 DRIVERS: Final = ("stepped", "trio")
 STRATEGIES: Final = ("random", "pct")
 
@@ -51,7 +54,7 @@ class Settings:
     """How to hunt.
 
     Attributes:
-        executions: how many at most.
+        executions: how many at most; None: as the scenario says.
         seconds: how long at most; None: as long as the executions take.
         seed: of the campaign.
         strategy: one of STRATEGIES.
@@ -61,7 +64,7 @@ class Settings:
         hang_seconds: how long a thread may run without reaching a kernel operation.
     """
 
-    executions: int = 1_000
+    executions: int | None = None
     seconds: float | None = None
     seed: int = 1
     strategy: str = "random"
@@ -207,6 +210,7 @@ class _Hunt:
         self.shrinking = trio.Lock()
         self.progress = progress
         self.started = started
+        self.executions = settings.executions or subject.scenario.executions or EXECUTIONS_DEFAULT
         self.next_number = 0
         self.waiting: dict[int, _Outcome] = {}
         self.stop = False
@@ -216,7 +220,7 @@ class _Hunt:
         """The pilot, which also shows whether the scenario is fit to be hunted in; then all the others."""
         strategies = [self.settings.make_strategy() for _ in self.lanes]
         await self._pilot(strategies)
-        if self.settings.executions <= 1 or self.stop:
+        if self.executions <= 1 or self.stop:
             return
         self.next_number = 1
         if len(self.lanes) == 1:
@@ -244,7 +248,7 @@ class _Hunt:
 
     async def _lane(self, lane: Driver, strategy: Strategy) -> None:
         """Execute number after number. What is clean and next in order is counted on the spot."""
-        executions = self.settings.executions
+        executions = self.executions
         subject = self.subject
         result = self.result
         seen = result.seen

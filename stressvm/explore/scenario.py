@@ -42,6 +42,7 @@ class Scenario:
         timers: when timed sleeps time out.
         max_steps: visible operations after which an execution is stopped.
         hz: ticks a second.
+        executions: how many a hunt gives it by default; 0 for the hunt's own default.
         file: where it is defined.
     """
 
@@ -54,6 +55,7 @@ class Scenario:
     timers: Timers
     max_steps: int
     hz: int
+    executions: int
     file: str
 
     def __call__(self, k: Kernel, **params: Any) -> None:
@@ -99,6 +101,7 @@ def scenario(
     timers: Timers = Timers.IDLE,
     max_steps: int = 10_000,
     hz: int = 100,
+    executions: int = 0,
 ) -> Callable[[Callable[..., None]], Scenario]:
     """Make a scenario of a function `(k, **parameters)`.
 
@@ -110,6 +113,7 @@ def scenario(
         timers: when timed sleeps time out.
         max_steps: visible operations after which an execution is stopped as livelocked or too long.
         hz: ticks a second of virtual time.
+        executions: how many a hunt without a budget gives it (0: as many as any), for scenarios with long executions.
 
     Raises:
         UsageError: what is declared makes no sense; the message says what.
@@ -123,8 +127,10 @@ def scenario(
             raise UsageError(f"@scenario: no such kind of finding: {kind!r}; there are: {kinds}")
     if expect in tolerated:
         raise UsageError(f"@scenario: {expect!r} cannot be expected and tolerated")
-    if max_steps < 1 or hz < 1:
-        raise UsageError(f"@scenario(max_steps={max_steps}, hz={hz}): both count from 1")
+    if max_steps < 1 or hz < 1 or executions < 0:
+        raise UsageError(
+            f"@scenario(max_steps={max_steps}, hz={hz}, executions={executions}): the first two count from 1"
+        )
 
     def make(build: Callable[..., None]) -> Scenario:
         if inspect.iscoroutinefunction(build):
@@ -133,7 +139,17 @@ def scenario(
             )
         file = build.__code__.co_filename
         return Scenario(
-            build.__name__, build, expect, tolerated, source, _parameters(build), timers, max_steps, hz, file
+            build.__name__,
+            build,
+            expect,
+            tolerated,
+            source,
+            _parameters(build),
+            timers,
+            max_steps,
+            hz,
+            executions,
+            file,
         )
 
     return make

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stressvm.kernel.object import KernelObject
 
 Ops = TypeVar("Ops")
+Made = TypeVar("Made")
 
 #: A timer that keeps re-arming without progress fires this often in one operation, then no more.
 FIRES_MAX: Final = 2
@@ -88,6 +89,7 @@ class Kernel:
         "progress_step",
         "record_op",
         "serial",
+        "singletons",
         "signal_op",
         "spawn_op",
         "start_op",
@@ -147,6 +149,7 @@ class Kernel:
         self.picks: list[int] = []
         self.timers: dict[int, int] = {}
         self.objects: list[KernelObject] = []
+        self.singletons: dict[str, Any] = {}
 
     def start(self) -> None:
         """The world is built: thread 0 goes first, as far as its first announcement."""
@@ -314,6 +317,13 @@ class Kernel:
         else:
             cache.append(entry)
         return ident, made
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What exists once in a kernel, such as a global lock: made when first asked for in an execution."""
+        if name not in self.singletons:
+            self.singletons[name] = make()
+        made: Made = self.singletons[name]
+        return made
 
     def op(self, kind: str, obj: ObjectId, *, write: bool, also: Iterable[tuple[int, bool]] = ()) -> Op:
         """An operation on an object, for `adopt`'s `make`."""
