@@ -232,7 +232,8 @@ def _threads(k: Kernel, trace: _Watched) -> tuple[ThreadReport, ...]:
         elif th.done:
             state = "ended"
         else:
-            state = waiting.get(th.number, f"at {k.pend[th.number]!r}")
+            op = k.pend[th.number]
+            state = waiting.get(th.number, f"at {op!r}" if op is not None else "has not reached an operation yet")
         wmesg = th.sleep.wmesg if th.sleep is not None else ""
         stack = () if th.done and th.error is None else stack_of(th)
         since = trace.since.get(th.number) if th.sleep is not None else None

@@ -45,6 +45,9 @@ SLICE_SECONDS: Final = 0.05
 #: Executions for a scenario where neither the hunt nor the scenario says how many.
 EXECUTIONS_DEFAULT: Final = 1_000
 
+#: The first executions also look for misuse that takes time to look for.
+AUDITED: Final = 16
+
 DRIVERS: Final = ("stepped", "trio")
 STRATEGIES: Final = ("random", "pct")
 
@@ -258,8 +261,8 @@ class _Hunt:
         while not self.stop and self.next_number < executions:
             number = self.next_number
             self.next_number = number + 1
-            verdict = await execute(subject, lane, strategy, number)
-            if verdict is None and number == result.executions:
+            verdict = await execute(subject, lane, strategy, number, audit=number < AUDITED)
+            if verdict is None and number == result.executions and not self.stop:
                 result.executions = number + 1
                 result.steps += len(k.trace)
                 seen.add(hash(tuple(k.picks)))

@@ -83,8 +83,9 @@ def _named(path: str) -> Iterator[Scenario]:
         if not scenarios:
             raise UsageError(f"{file}: no scenario in it; decorate a function with @stressvm.scenario()")
     elif not name and "/" not in file:
-        yield by_name(file)
-        return
+        scenarios = [scenario for scenario in _default() if scenario.name == file]
+        if not scenarios:
+            raise UsageError(f"{file}: no such file or folder, and no scenario of that name (see stressvm list)")
     else:
         raise UsageError(f"{file}: no such file or folder")
     if name:

@@ -8,18 +8,23 @@ traces of both drivers are the same, and each is the other's oracle.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+import os
+import sys
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
-from stressvm.kernel.errors import InternalError, Over, Panic, StressvmError
+import trio
+from trio.lowlevel import current_task
+
+from stressvm.kernel.errors import Over, Panic, StressvmError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.thread import Thread
 
-#: How often a thread that refuses to unwind is thrown at before we give up.
-THROWS_MAX: Final = 100
+#: How often a thread that refuses to unwind is resumed before we give up.
+RESUMES_MAX: Final = 100
 
 
 class Driver(Protocol):
@@ -50,15 +55,61 @@ class _Baton(tuple[None]):
 BATON: Final = cast("Awaitable[None]", _Baton((None,)))
 
 
+class _Done:
+    """What Trio would send into a coroutine whose wait is over."""
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        """Nothing came of it."""
+
+
+DONE: Final = _Done()
+
+
 def foreign_await(k: Kernel, trap: object) -> Panic:
     """The current thread awaited something else than a kernel operation; stops the execution."""
     name = getattr(trap, "__qualname__", None) or type(trap).__qualname__
+    _take_back(trap)
     return k.panic(
         f"thread {k.threads[k.cur].name} awaited something that is not a kernel operation (the scheduler was given "
         f"{name}): kernel threads may await operations of kernel objects, k.delay() and k.join(), but no sleeps, "
         "locks, sockets or cancel scopes of Trio or asyncio",
         "foreign-await",
     )
+
+
+def _take_back(trap: object) -> None:
+    """Trio has the stepping task down as waiting, for a socket say, and would wake it at some bad moment.
+
+    What it gave the scheduler carries the way to undo that.
+    """
+    abort = getattr(trap, "abort_func", None)
+    if abort is not None:
+        abort(lambda: None)
+
+
+class Audit:
+    """Looks, after a step, whether the thread has opened a scope with a deadline, or a nursery, in the stepping task.
+
+    Neither gives the scheduler anything to see, and neither can work: threads have no time but virtual time, and no
+    children but what `k.spawn` makes. Too slow for every step of every execution.
+    """
+
+    __slots__ = ("deadline", "nurseries", "task")
+
+    def __init__(self) -> None:
+        self.task = current_task()
+        self.deadline = trio.current_effective_deadline()
+        self.nurseries = len(self.task.child_nurseries)
+
+    def trap(self) -> object:
+        """What was opened, or None."""
+        if trio.current_effective_deadline() != self.deadline:
+            return trio.CancelScope
+        if len(self.task.child_nurseries) != self.nurseries:
+            return trio.Nursery
+        return None
 
 
 def conclude(k: Kernel, th: Thread, exc: BaseException) -> None:
@@ -73,11 +124,33 @@ def conclude(k: Kernel, th: Thread, exc: BaseException) -> None:
     k.stop(kind, f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
 
 
-def unwind(k: Kernel, throw: Callable[[Thread, BaseException], Any]) -> None:
-    """End every thread that is left, in order of number; `throw` raises an exception at its await.
+def give_up(th: Thread) -> NoReturn:
+    """The last resort for a thread that catches the end of its execution for ever: end the process (exit 2).
 
-    All kernel operations raise `Over` now, so a `finally` cannot run on; one that awaits foreign things is thrown
-    at again.
+    Neither Python nor Trio can end a coroutine against its will, and the task that it runs in would keep Trio waiting.
+    What was found before has been printed and journalled.
+    """
+    sys.stdout.flush()
+    sys.stderr.write(
+        f"stressvm: thread {th.name} does not end: it catches the end of its execution and goes on, again and again; "
+        "let BaseException pass in its except and finally clauses. Giving up.\n"
+    )
+    sys.stderr.flush()
+    os._exit(2)
+
+
+class Resume(Protocol):
+    """How a driver resumes one thread while it unwinds: with an exception, or with DONE. Gives what it awaits next."""
+
+    def __call__(self, th: Thread, exc: BaseException | None, /) -> object:
+        """Raise `exc` in the thread, or tell it that its wait is over."""
+
+
+def unwind(k: Kernel, resume: Resume) -> None:
+    """End every thread that is left, in order of number.
+
+    All kernel operations raise `Over` now, so a `finally` cannot run on. One that awaits foreign things (a nursery
+    does, when it is left) is told that they are done.
     """
     for th in k.threads:
         if th.done:
@@ -86,23 +159,19 @@ def unwind(k: Kernel, throw: Callable[[Thread, BaseException], Any]) -> None:
         if inspect.getcoroutinestate(th.coro) == inspect.CORO_CREATED:
             th.coro.close()
             th.done = True
-            continue
-        throw_until_done(k, th, throw, Over())
+        else:
+            unwind_thread(k, th, resume, Over())
     k.cur = -1
 
 
-def throw_until_done(
-    k: Kernel, th: Thread, throw: Callable[[Thread, BaseException], Any], first: BaseException
-) -> None:
-    """Raise `first`, then `Over`, in a thread until it has ended."""
-    exc = first
-    for _ in range(THROWS_MAX):
+def unwind_thread(k: Kernel, th: Thread, resume: Resume, first: BaseException) -> None:
+    """Raise `first` in a thread, and see to it that it ends."""
+    exc: BaseException | None = first
+    for attempt in range(RESUMES_MAX):
         k.cur = th.number
-        throw(th, exc)
+        trap = resume(th, exc)
         if th.done:
             return
-        exc = Over()
-    raise InternalError(
-        f"thread {th.name} does not unwind: it caught the end of its execution {THROWS_MAX} times and awaited "
-        "something again; let BaseException pass in its except and finally clauses"
-    )
+        _take_back(trap)
+        exc = None if attempt < RESUMES_MAX // 2 else Over()
+    give_up(th)

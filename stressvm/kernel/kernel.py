@@ -212,7 +212,7 @@ class Kernel:
         """Announce `op`. True: another thread goes first, the caller must await the baton."""
         me = self.cur
         self.pend[me] = op
-        if len(self.trace) > self.limit:
+        if len(self.trace) >= self.limit:
             self._at_limit()
         mask = self.enabled
         if not mask & (mask - 1):

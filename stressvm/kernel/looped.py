@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from stressvm.kernel.driver import BATON, conclude, foreign_await, throw_until_done, unwind
+from stressvm.kernel.driver import BATON, DONE, Audit, conclude, foreign_await, unwind, unwind_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,9 +47,9 @@ class Looped:
     async def run(self, *, audit: bool = False) -> None:
         """See Driver."""
         k = self.k
-        self.audit = audit
         tasks = self.tasks
         tasks[-1] = current_task()
+        self.audit = audit
         while k.cur >= 0:
             while len(tasks) <= len(k.threads):
                 tasks.insert(-1, await self.nursery.start(self._worker, len(tasks) - 1))
@@ -60,17 +60,18 @@ class Looped:
     def unwind(self) -> None:
         """See Driver."""
         if self.k.alive:
-            unwind(self.k, self._throw)
+            unwind(self.k, self._resume)
 
     async def _worker(self, number: int, *, task_status: trio.TaskStatus[Task]) -> None:
         k = self.k
         tasks = self.tasks
         task_status.started(current_task())
+        audit = Audit()
         while True:
             await wait_task_rescheduled(_give_way)
             th = k.threads[number]
             try:
-                trap = self._audited(th) if self.audit else th.coro.send(None)
+                trap = th.coro.send(None)
             except StopIteration as stop:
                 th.result = stop.value
                 k.leave()
@@ -78,33 +79,25 @@ class Looped:
                 conclude(k, th, exc)
                 k.leave()
             else:
+                if trap is None and self.audit:
+                    trap = audit.trap()
                 if trap is not None:
                     k.cur = number
-                    throw_until_done(k, th, self._throw, foreign_await(k, trap))
+                    unwind_thread(k, th, self._resume, foreign_await(k, trap))
                     k.cur = -1
-            # One number too many (a thread without a task yet) finds the controller, as -1 does.
-            reschedule(tasks[k.cur])
+            # A thread without a task yet finds the controller, as -1 does.
+            reschedule(tasks[min(k.cur, len(tasks) - 1)])
 
-    def _audited(self, th: Thread) -> Any:
-        """Step the thread; has it opened a scope or a nursery, which would act on its task outside the schedule?"""
-        deadline = trio.current_effective_deadline()
-        trap: Any = th.coro.send(None)
-        if trap is None and not self.k.over:
-            if trio.current_effective_deadline() != deadline:
-                return trio.CancelScope
-            if current_task().child_nurseries:
-                return trio.Nursery
-        return trap
-
-    def _throw(self, th: Thread, exc: BaseException) -> None:
+    def _resume(self, th: Thread, exc: BaseException | None, /) -> object:
         k = self.k
         try:
-            th.coro.throw(exc)
+            return th.coro.send(DONE) if exc is None else th.coro.throw(exc)
         except StopIteration:
             k.leave()
         except BaseException as raised:  # noqa: BLE001 - as in _worker
             conclude(k, th, raised)
             k.leave()
+        return None
 
 
 @asynccontextmanager

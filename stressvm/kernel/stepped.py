@@ -23,7 +23,7 @@ from trio.lowlevel import (
     temporarily_detach_coroutine_object,
 )
 
-from stressvm.kernel.driver import BATON, conclude, foreign_await, throw_until_done, unwind
+from stressvm.kernel.driver import BATON, DONE, Audit, conclude, foreign_await, unwind, unwind_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ class _ExecutionEnded(Exception):  # noqa: N818 - a signal to the stepping loop
     """There is no thread -1 to step, nor one that the pool has no task for."""
 
 
-def _ended(_: None) -> None:
+def _ended(_: object) -> None:
     raise _ExecutionEnded
 
 
@@ -48,7 +48,7 @@ class Stepped:
         self.nursery = nursery
         self.closing = False
         #: How to step the task of each thread, in its own context; the last entry serves -1 and a number too many.
-        self.sends: list[Callable[[None], Any]] = [_ended]
+        self.sends: list[Callable[[object], Any]] = [_ended]
         self.throws: list[Callable[[BaseException], Any]] = []
         k.baton = BATON
 
@@ -64,9 +64,10 @@ class Stepped:
                     trap = sends[k.cur](None)
                     if trap is not None:
                         self._foreign(trap)
-            except _ExecutionEnded:
+            except (_ExecutionEnded, IndexError):
                 if k.cur < 0:
                     break
+                assert k.cur >= len(self.throws)
                 # A thread was spawned for which there is no task yet.
                 await self._grow()
                 sends = self._audited() if audit else self.sends
@@ -75,7 +76,7 @@ class Stepped:
     def unwind(self) -> None:
         """See Driver."""
         if self.k.alive:
-            unwind(self.k, self._throw)
+            unwind(self.k, self._resume)
 
     async def _grow(self) -> None:
         """As many tasks as there are threads."""
@@ -101,30 +102,23 @@ class Stepped:
             await BATON
         await reattach_detached_coroutine_object(task, None)
 
-    def _throw(self, th: Thread, exc: BaseException) -> None:
-        self.throws[th.number](exc)
+    def _resume(self, th: Thread, exc: BaseException | None, /) -> object:
+        return self.sends[th.number](DONE) if exc is None else self.throws[th.number](exc)
 
     def _foreign(self, trap: object) -> None:
         k = self.k
-        throw_until_done(k, k.threads[k.cur], self._throw, foreign_await(k, trap))
+        unwind_thread(k, k.threads[k.cur], self._resume, foreign_await(k, trap))
         k.cur = -1
 
-    def _audited(self) -> list[Callable[[None], Any]]:
-        """The same, each followed by a look at the task that steps: has a thread opened a scope or nursery in it?"""
-        controller = current_task()
-        deadline = trio.current_effective_deadline()
-        nurseries = len(controller.child_nurseries)
+    def _audited(self) -> list[Callable[[object], Any]]:
+        """The same, each followed by a look at the task that steps."""
+        audit = Audit()
 
-        def audited(number: int, send: Callable[[None], Any], value: None) -> Any:
+        def audited(number: int, send: Callable[[object], Any], value: object) -> Any:
             trap = send(value)
-            if trap is None and not self.k.over:
-                if trio.current_effective_deadline() != deadline:
-                    trap = trio.CancelScope
-                elif len(controller.child_nurseries) != nurseries:
-                    trap = trio.Nursery
-                if trap is not None:
-                    # It has handed the baton over already: take it back.
-                    self.k.cur = number
+            if trap is None and not self.k.over and (trap := audit.trap()) is not None:
+                # The thread has handed the baton over already: take it back.
+                self.k.cur = number
             return trap
 
         return [*(partial(audited, number, send) for number, send in enumerate(self.sends[:-1])), _ended]

@@ -11,6 +11,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
+from stressvm.kernel.driver import give_up
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Watchdog:
     def __init__(self, kernels: list[Kernel], seconds: float) -> None:
         self.kernels = kernels
         self.seconds = seconds
-        self.seen: list[tuple[int, int]] = []
+        self.seen: list[tuple[int, int, bool]] = []
+        #: The execution whose unwinding has been interrupted once.
+        self.asked = -1
         self.previous: object = None
         self.active = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 
@@ -53,21 +56,30 @@ class Watchdog:
 
     def _look(self, _signal: int, _frame: FrameType | None) -> None:
         """Twice in a row the same execution with the same trace: it hangs."""
-        now = [(k.serial, len(k.trace)) for k in self.kernels]
-        stuck = next(
-            (k for k, was, is_ in zip(self.kernels, self.seen, now, strict=False) if was == is_ and not k.over), None
-        )
+        now = [(k.serial, len(k.trace), k.over) for k in self.kernels]
+        hanging = [k for k, was, is_ in zip(self.kernels, self.seen, now, strict=False) if was == is_ and at_work(k)]
         self.seen = now
-        if stuck is None:
+        if not hanging:
             return
-        self.seen = []
-        if stuck.cur < 0:
+        k = hanging[0]
+        if k.over:
+            # It is to unwind and does not: first it is asked once more, then there is nothing left to ask.
+            if self.asked == k.serial:
+                give_up(k.threads[k.cur])
+            self.asked = k.serial
+        elif k.cur < 0:
             raise UsageError(
                 f"building the world took more than {self.seconds:g} seconds: the scenario's function does not return"
             )
-        stuck.stop(
-            "hang",
-            f"thread {stuck.threads[stuck.cur].name} ran for {self.seconds:g} seconds without reaching a kernel operation: "
-            "it loops or blocks outside the kernel",
-        )
+        else:
+            k.stop(
+                "hang",
+                f"thread {k.threads[k.cur].name} ran for {self.seconds:g} seconds without reaching a kernel operation: "
+                "it loops or blocks outside the kernel",
+            )
         raise Hang
+
+
+def at_work(k: Kernel) -> bool:
+    """Is an execution under way, or one of its threads being unwound?"""
+    return not k.over or k.cur >= 0

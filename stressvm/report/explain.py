@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stressvm.check.verdict import KINDS
 from stressvm.report.lane import describe, one_line, swim_lane
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from stressvm.explore.execution import Recording
     from stressvm.explore.flips import Flip
+
+
+#: Steps of an execution that an explanation shows; of a longer one, the middle is left out.
+STEPS_SHOWN: Final = 180
 
 
 def explain(recording: Recording, flips: Sequence[Flip], *, width: int = 100) -> str:
@@ -37,7 +41,7 @@ def how(recording: Recording, *, width: int) -> str:
     """The swim lane."""
     switches = sum(1 for choice in recording.choices if choice)
     counted = f"{_many(recording.preemptions, 'preemption')}, {_many(switches, 'decision')} against the default"
-    lane = "\n".join(f"  {line}" for line in swim_lane(recording, width=width - 2).splitlines())
+    lane = "\n".join(f"  {line}" for line in swim_lane(recording, width=width - 2, limit=STEPS_SHOWN).splitlines())
     return f"What happened ({_many(len(recording.records), 'step')}, {counted}):\n{lane}\n  in short: {one_line(recording)}"
 
 

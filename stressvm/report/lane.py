@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: A column narrower than this says too little: the steps then stand one below the other, indented by thread.
 COLUMN_MIN: Final = 16
 
+#: Runs of steps shown in the schedule on one line.
+RUNS_MAX: Final = 60
+
 LEGEND: Final = "P preempted, S slept or blocked, E ended; the columns are threads, time runs down"
 
 
@@ -62,8 +65,11 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def swim_lane(recording: Recording, *, width: int = 100) -> str:
-    """The execution as a table, as wide as told; with many threads or little width one step a line."""
+def swim_lane(recording: Recording, *, width: int = 100, limit: int | None = None) -> str:
+    """The execution as a table, as wide as told; with many threads or little width one step a line.
+
+    Of an execution of more than `limit` steps the middle is left out, and it is said how much.
+    """
     names = recording.names()
     ticks = any(record.tick for record in recording.records)
     head = 12 if ticks else 7
@@ -73,7 +79,13 @@ def swim_lane(recording: Recording, *, width: int = 100) -> str:
     if column >= COLUMN_MIN:
         titles = "".join(_fit(name, column) for name in names)
         lines.append(f"{'step':>4}{' tick' if ticks else ''}   {titles}".rstrip())
+    total = len(recording.records)
+    skipped = range(0) if limit is None or total <= limit else range(limit * 2 // 3, total - limit // 3)
     for record, mark, row in zip(recording.records, marks(recording), rows, strict=True):
+        if record.step in skipped:
+            if record.step == skipped.start:
+                lines.append(f"   ... {len(skipped)} steps left out ...")
+            continue
         tick = f"{record.tick:>5}" if ticks else ""
         lines.append(f"{record.step:>4}{tick} {mark or ' '} {row}".rstrip())
     lines.append(f"({LEGEND})" if column >= COLUMN_MIN else "(P preempted, S slept or blocked, E ended)")
@@ -101,11 +113,13 @@ def _fit(text: str, column: int) -> str:
 def one_line(recording: Recording) -> str:
     """The schedule in short: `big*5 S small*7 P give*3`, steps of each thread in a row and how the baton moved."""
     names = recording.names()
-    parts = []
+    parts: list[str] = []
     steps = zip(recording.records, marks(recording), strict=True)
     for thread, group in groupby(steps, key=lambda step: step[0].thread):
         run = list(group)
         mark = run[0][1]
         name = names[thread] if thread >= 0 else "(world)"
         parts.append(f"{mark} {name}*{len(run)}".lstrip())
+        if len(parts) > RUNS_MAX:
+            return " ".join((*parts[:-1], "..."))
     return " ".join(parts)

@@ -367,9 +367,7 @@ def test_two_mutexes_for_one_condition_variable_panic_with_both_names() -> None:
     recording = run(build)
     assert recording.verdict is not None
     assert recording.verdict.kind == "panic"
-    assert recording.verdict.text.startswith(
-        "second: cv: waited on with b while others sleep with a as interlock"
-    )
+    assert recording.verdict.text.startswith("second: cv: waited on with b while others sleep with a as interlock")
     assert [frame.function.rpartition(".")[2] for frame in recording.threads[1].stack if not frame.ours] == ["waits"]
 
 

@@ -221,7 +221,9 @@ class UserMapLock(_MapLock):
         return await self.sx.try_slock()
 
     async def unlock_read(self) -> None:
-        """vm_map_unlock_read. Sleeps: no."""
+        """vm_map_unlock_read: panics for a write hold. Sleeps: no."""
+        if self.sx.xlocked():
+            raise self.k.panic(f"vm_map_unlock_read: {self.name} is locked for writing")
         await self.sx.unlock()
 
     async def lock_upgrade(self) -> bool:

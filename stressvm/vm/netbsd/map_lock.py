@@ -118,13 +118,11 @@ class VmMapLock:
         await self.rw.exit()
 
     async def busy(self) -> None:
-        """vm_map_busy: mark the map. Locks: the write lock on entry and exit. Sleeps: no (misc_lock may)."""
+        """vm_map_busy: mark the map. Locks: the write lock on entry and exit; it alone covers the mark. Sleeps: no."""
         k = self.k
         if not self.rw.write_held() or self.busy_thread >= 0:
             raise k.panic(f"vm_map_busy: {self.rw.ident.name} must be write-locked and not busy")
-        await self.misc_lock.lock()
         self.busy_thread = k.cur
-        await self.misc_lock.unlock()
 
     async def unbusy(self) -> None:
         """vm_map_unbusy: remove the caller's mark and wake all who wait. Locks: any or none. Sleeps: misc_lock may."""

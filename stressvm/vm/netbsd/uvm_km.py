@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Flags of uvm_km_alloc that uvm_map sees. CANFAIL, ZERO and EXEC are not among them.
 _PASSED_ON = F.UVM_KMF_TRYLOCK | F.UVM_KMF_NOWAIT | F.UVM_KMF_WAITVA
+_TYPES = (F.UVM_KMF_WIRED, F.UVM_KMF_PAGEABLE, F.UVM_KMF_VAONLY)
 
 
 async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
@@ -42,7 +43,7 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
     """
     k = vm_map.k
     kind = flags & F.UVM_KMF_TYPEMASK
-    if kind not in (F.UVM_KMF_WIRED, F.UVM_KMF_PAGEABLE, F.UVM_KMF_VAONLY):
+    if kind not in _TYPES:
         raise k.panic(f"uvm_km_alloc: KASSERT: flags {flags:#x} name not exactly one memory type")
     if kind != F.UVM_KMF_VAONLY or flags & F.UVM_KMF_COLORMATCH:
         raise UsageError(
@@ -74,7 +75,10 @@ async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
         flags: the memory type of the allocation.
     """
     k = vm_map.k
-    if flags & F.UVM_KMF_TYPEMASK != F.UVM_KMF_VAONLY:
+    kind = flags & F.UVM_KMF_TYPEMASK
+    if kind not in _TYPES:
+        raise k.panic(f"uvm_km_free: KASSERT: flags {flags:#x} name not exactly one memory type")
+    if kind != F.UVM_KMF_VAONLY:
         raise UsageError(f"uvm_km_free(flags={flags:#x}): only UVM_KMF_VAONLY memory is modelled yet")
     if addr & (F.PAGE_SIZE - 1):
         raise k.panic(f"uvm_km_free: KASSERT: address {addr:#x} is not page aligned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.errors import UsageError
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.vm_map import MapEntry
 
@@ -49,10 +50,9 @@ async def uvm_map(
     k = vm_map.k
     if size & (F.PAGE_SIZE - 1):
         raise k.panic(f"uvm_map: KASSERT: size {size:#x} is no whole number of pages")
-    if align & (align - 1):
-        raise k.panic(f"uvm_map_findspace: KASSERT: alignment {align:#x} is no power of two")
-    if flags & F.UVM_FLAG_FIXED and align:
-        raise k.panic("uvm_map_findspace: KASSERT: FIXED with an alignment")
+    if flags & F.UVM_FLAG_COLORMATCH:
+        raise UsageError(f"uvm_map(flags={flags:#x}): UVM_FLAG_COLORMATCH is not modelled yet")
+    vm_map.check_request(size, flags)
     if prot & ~maxprot:
         return F.EACCES, 0
     error, va = await vm_map.prepare(addr, size, align, flags)

@@ -135,8 +135,13 @@ class VmMap:
         """uvm_map_findspace: where `size` bytes fit, or None.
 
         The lowest aligned address at or above `hint` (below the map's minimum it counts as that). With
-        UVM_FLAG_FIXED `hint` itself or nothing. Locks: the map's, for a lasting answer. Sleeps: no.
+        UVM_FLAG_FIXED `hint` itself or nothing. Locks: the map's, for a lasting answer. Sleeps: no. Panics on an
+        alignment that is no power of two, and on one with FIXED.
         """
+        if align & (align - 1):
+            raise self.k.panic(f"uvm_map_findspace: KASSERT: alignment {align:#x} is no power of two")
+        if flags & F.UVM_FLAG_FIXED and align:
+            raise self.k.panic("uvm_map_findspace: KASSERT: FIXED with an alignment")
         entries = self.entries
         hint = max(hint, entries.min) if not flags & F.UVM_FLAG_FIXED else hint
         if hint < entries.min or hint > entries.max:
@@ -147,6 +152,13 @@ class VmMap:
 
     # ------------------------------------------------------------ uvm_map_prepare, step by step
 
+    def check_request(self, size: int, flags: int) -> None:
+        """What uvm_map_prepare asserts before all else."""
+        if size <= 0:
+            raise self.k.panic("uvm_map_prepare: KASSERT(size > 0)")
+        if flags & F.UVM_FLAG_NOWAIT and flags & F.UVM_FLAG_WAITVA:
+            raise self.k.panic("uvm_map_prepare: KASSERT: NOWAIT and WAITVA exclude each other")
+
     async def prepare(self, hint: int, size: int, align: int, flags: int) -> tuple[int, int]:
         """uvm_map_prepare: find room, waiting for it as the flags say.
 
@@ -156,11 +168,6 @@ class VmMap:
         Returns:
             (0, address), (EAGAIN, 0) for TRYLOCK and a held lock, (ENOMEM, 0) for no room without WAITVA.
         """
-        k = self.k
-        if size <= 0:
-            raise k.panic("uvm_map_prepare: KASSERT(size > 0)")
-        if flags & F.UVM_FLAG_NOWAIT and flags & F.UVM_FLAG_WAITVA:
-            raise k.panic("uvm_map_prepare: KASSERT: NOWAIT and WAITVA exclude each other")
         while True:
             if not await self.lock_for_prepare(flags):
                 return F.EAGAIN, 0
