@@ -21,7 +21,7 @@ STEPS_SHOWN: Final = 180
 def explain(recording: Recording, flips: Sequence[Flip], *, width: int = 100) -> str:
     """The whole explanation, as text."""
     parts = [headline(recording), how(recording, width=width), who(recording)]
-    if flips:
+    if recording.verdict is not None:
         parts.append(what_matters(recording, flips))
     return "\n\n".join(part for part in parts if part)
 
@@ -58,6 +58,11 @@ def who(recording: Recording) -> str:
 
 def what_matters(recording: Recording, flips: Sequence[Flip]) -> str:
     """Each decision against the default, and what happens without it."""
+    if not flips:
+        return (
+            "Which switches matter: none. It takes no decision against the default: every thread runs until it sleeps or "
+            "ends, in the order in which they were spawned."
+        )
     names = recording.names()
     by_step = {record.step: record for record in recording.records}
     lines = ["Which switches matter (each undone by itself, the rest kept):"]

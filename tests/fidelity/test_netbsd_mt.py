@@ -27,7 +27,8 @@ EXECUTIONS = 400
 #: For a program that loses a wakeup in some interleaving: how long to look for it.
 EXECUTIONS_MAX = 10_000
 
-#: By kind and system: how many outcomes the executions above may leave out. All but six have been met in 6,000.
+#: By kind and system: how many outcomes these executions may leave out, which is a little more than they do. Given
+#: 6,000 of them, two programs (rnd-52-019, in either mode) leave out three each; given 34,000, none does.
 UNREACHED_MAX = {
     ("lost-wakeup", "netbsd6"): 2,
     ("lost-wakeup", "netbsd5.2-intrsafe"): 0,
@@ -35,13 +36,13 @@ UNREACHED_MAX = {
     ("waiter", "netbsd5.2-intrsafe"): 0,
     ("nowait", "netbsd6"): 2,
     ("nowait", "netbsd5.2-intrsafe"): 0,
-    ("trylock", "netbsd6"): 2,
+    ("trylock", "netbsd6"): 0,
     ("trylock", "netbsd5.2-intrsafe"): 0,
     ("free", "netbsd6"): 0,
     ("free", "netbsd5.2-intrsafe"): 0,
     ("busy", "netbsd6"): 0,
     ("random", "netbsd6"): 12,
-    ("random", "netbsd5.2-intrsafe"): 75,
+    ("random", "netbsd5.2-intrsafe"): 66,
 }
 
 

@@ -123,12 +123,22 @@ class Plain:
         return any(like.submap and one < end and start < other for one, other, like in self.ranges)
 
 
-pages = st.integers(1, 12)
+pages = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 7, 12])
 alignments = st.sampled_from([0, 0, 0, 16, PAGE, 2 * PAGE, 4 * PAGE, 8 * PAGE, 64 * PAGE])
 places = st.integers(-3, SPAN + 3)
-protections = st.sampled_from([netbsd.VM_PROT_ALL, netbsd.VM_PROT_ALL, netbsd.VM_PROT_READ, netbsd.VM_PROT_NONE])
-inheritances = st.sampled_from([netbsd.MAP_INHERIT_NONE, netbsd.MAP_INHERIT_NONE, netbsd.MAP_INHERIT_COPY])
-advices = st.sampled_from([netbsd.UVM_ADV_RANDOM, netbsd.UVM_ADV_RANDOM, netbsd.UVM_ADV_NORMAL])
+#: Each differs from some other in one thing only, so that neighbours which differ in just that are common.
+likes = st.sampled_from(
+    [
+        Like(),
+        Like(),
+        Like(prot=netbsd.VM_PROT_READ),
+        Like(prot=netbsd.VM_PROT_READ, maxprot=netbsd.VM_PROT_READ),
+        Like(inherit=netbsd.MAP_INHERIT_COPY),
+        Like(advice=netbsd.UVM_ADV_NORMAL),
+        Like(nomerge=True),
+        Like(maxprot=netbsd.VM_PROT_READ),
+    ]
+)
 km_flags = st.sampled_from(
     [
         0,
@@ -173,45 +183,29 @@ class AgainstPlainList(RuleBasedStateMachine):
         assert len(kmap.entries) == entries + more
         return place * PAGE
 
-    @rule(
-        which=which_map, at=places, pages=pages, align=alignments, fixed=st.booleans(), nomerge=st.sampled_from([0, 0, 1]),
-        prot=protections, maxprot=protections, inherit=inheritances, advice=advices,
-    )  # fmt: skip
-    def uvm_map(
-        self,
-        *,
-        which: int,
-        at: int,
-        pages: int,
-        align: int,
-        fixed: bool,
-        nomerge: int,
-        prot: int,
-        maxprot: int,
-        inherit: int,
-        advice: int,
-    ) -> None:
+    @rule(which=which_map, at=places, pages=pages, align=alignments, fixed=st.booleans(), like=likes)
+    def uvm_map(self, *, which: int, at: int, pages: int, align: int, fixed: bool, like: Like) -> None:
         kmap, plain = self.pick(which)
         hint = plain.low + at
         assume(hint >= 0)
-        like = Like(prot, maxprot, inherit, advice, bool(nomerge))
+        align = 0 if fixed else align
         got = self.lone.now(
             netbsd.uvm_map(
                 kmap,
                 hint * PAGE,
                 pages * PAGE,
-                align=0 if fixed else align,
-                flags=(netbsd.UVM_FLAG_FIXED if fixed else 0) | (netbsd.UVM_FLAG_NOMERGE if nomerge else 0),
-                prot=prot,
-                maxprot=maxprot,
-                inherit=inherit,
-                advice=advice,
+                align=align,
+                flags=(netbsd.UVM_FLAG_FIXED if fixed else 0) | (netbsd.UVM_FLAG_NOMERGE if like.nomerge else 0),
+                prot=like.prot,
+                maxprot=like.maxprot,
+                inherit=like.inherit,
+                advice=like.advice,
             )
         )
-        if prot & ~maxprot:
+        if like.prot & ~like.maxprot:
             assert got == (netbsd.EACCES, 0)
             return
-        place = plain.first_fit(hint, pages, 0 if fixed else align)
+        place = plain.first_fit(hint, pages, align)
         if fixed and place != hint:
             place = None
         va = self.mapped(kmap, plain, place, pages, like)
