@@ -76,6 +76,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         depth=values["depth"],
         driver=values["driver"],
         keep_going=values["keep-going"],
+        hang_seconds=values["hang"],
     )
 
 

@@ -6,8 +6,6 @@ import gzip
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,26 +13,16 @@ import orjson
 import pytest
 
 from stressvm.vm.workload import read_strace, read_workload
+from tests.e2e.command import ROOT, stressvm
 
-ROOT: Final = Path(__file__).parents[2]
 DATA: Final = ROOT / "tests" / "data"
 LOG: Final = "1 mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7000\n"
 
 
 def _stressvm(folder: Path, *words: str, status: int = 0) -> tuple[str, str]:
     """Standard output and standard error of a run that must end with that status."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [sys.executable, "-m", "stressvm", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout, done.stderr
+    done = stressvm(folder, *words, status=status)
+    return done.out, done.err
 
 
 def _json(text: str) -> list[dict[str, Any]]:
