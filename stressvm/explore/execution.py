@@ -170,11 +170,17 @@ class _Watched(list["Event"]):
         self.untils: dict[int, Callable[[], bool]] = {}
         self.since: dict[int, int] = {}
         self.ticks: list[int] = []
+        #: For every timeout of a thread whose condition held: the thread, since which step, and since which tick.
+        self.rescues: list[tuple[int, int, int]] = []
 
     def append(self, event: Event) -> None:
         super().append(event)
         k = self.k
         self.ticks.append(k.now)
+        t, op, satisfied = event
+        if op.kind == "timeout" and satisfied is True:
+            since = self.since.get(t, len(self) - 1)
+            self.rescues.append((t, since, k.now - self.ticks[since]))
         for th in k.threads:
             if th.sleep is not None and th.sleep.until is not None:
                 self.untils[th.number] = th.sleep.until
@@ -199,6 +205,8 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
 
     spied = Subject(replace(subject.scenario, build=watched_build), subject.params)
     verdict = await execute(spied, driver, tape, audit=True)
+    if verdict is not None and verdict.kind == "rescued-sleep":
+        verdict = _with_delay(verdict, watched[0])
     try:
         return Recording(
             subject=subject,
@@ -213,6 +221,12 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
         )
     finally:
         driver.unwind()
+
+
+def _with_delay(verdict: Verdict, trace: _Watched) -> Verdict:
+    """A rescued sleep, with how long what it waited for had been there."""
+    since, ticks = next((since, ticks) for t, since, ticks in trace.rescues if t in verdict.threads)
+    return replace(verdict, text=f"{verdict.text}: it had been there for {ticks} ticks, since step {since}")
 
 
 def _records(k: Kernel, trace: _Watched, tape: Tape) -> tuple[Record, ...]:

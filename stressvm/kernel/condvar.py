@@ -52,7 +52,12 @@ class CondVar(WaitQueue):
         self.mutex: Interlock | None = None
 
     async def wait(
-        self, mutex: Interlock, *, until: Callable[[], bool] | None = None, holder: Callable[[], int] | None = None
+        self,
+        mutex: Interlock,
+        *,
+        wmesg: str = "",
+        until: Callable[[], bool] | None = None,
+        holder: Callable[[], int] | None = None,
     ) -> None:
         """Sleep until signalled. Always re-test the condition afterwards.
 
@@ -60,10 +65,11 @@ class CondVar(WaitQueue):
 
         Args:
             mutex: the interlock; all concurrent waiters must use the same.
+            wmesg: what is awaited, for reports, where waiters for different things share one condition variable.
             until: pure; true when what the caller waits for is there. Lets a stranded sleeper be judged.
             holder: pure; the number of the thread that could end the wait, or -1.
         """
-        await self._sleep(mutex, wmesg=self.ident.name, until=until, holder=holder)
+        await self._sleep(mutex, wmesg=wmesg or self.ident.name, until=until, holder=holder)
 
     async def wait_sig(self, mutex: Interlock, *, until: Callable[[], bool] | None = None) -> Wake:
         """As `wait`, but a signal posted to the thread ends it: WOKEN or SIGNAL."""
@@ -74,6 +80,7 @@ class CondVar(WaitQueue):
         mutex: Interlock,
         ticks: int,
         *,
+        wmesg: str = "",
         until: Callable[[], bool] | None = None,
         holder: Callable[[], int] | None = None,
     ) -> Wake:
@@ -81,7 +88,7 @@ class CondVar(WaitQueue):
 
         Locks: as `wait`; after a timeout the mutex is held again *before* the one signal is passed on.
         """
-        woken = await self._sleep(mutex, wmesg=self.ident.name, ticks=ticks, until=until, holder=holder)
+        woken = await self._sleep(mutex, wmesg=wmesg or self.ident.name, ticks=ticks, until=until, holder=holder)
         if woken is Wake.TIMEOUT and self.timeout_signals:
             await self.signal()
         return woken

@@ -152,27 +152,12 @@ def _operation(word: str, *args: Any) -> Operation:
     raise ValueError(f"no such operation: {[word, *args]!r}")
 
 
-class ObservedMap(netbsd.VmMap):
-    """A map that knows who sleeps for addresses: busy waiters share the condition variable with them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.wait_for_addresses: set[int] = set()
-
-    async def sleep_for_va(self, hint: int, size: int, align: int, flags: int) -> None:
-        """As it is, with a note around it."""
-        me = self.k.cur
-        self.wait_for_addresses.add(me)
-        await super().sleep_for_va(hint, size, align, flags)
-        self.wait_for_addresses.remove(me)
-
-
 @dataclass(slots=True)
 class World:
     """One execution of a program: its map and what the threads have got so far."""
 
     program: Program
-    kmap: ObservedMap
+    kmap: netbsd.VmMap
     results: list[list[Result]] = field(default_factory=list)
 
     async def run(self, number: int) -> None:
@@ -238,7 +223,7 @@ class World:
     def _asleep(self, thread: Thread) -> Result:
         assert thread.sleep is not None, f"{thread.name} is stuck, and not in a sleep"
         assert thread.sleep.queue is self.kmap.lock.cv, f"{thread.name} sleeps elsewhere"
-        return {"asleep": "va" if thread.number in self.kmap.wait_for_addresses else "busy"}
+        return {"asleep": {"addresses": "va", "busy map": "busy"}[thread.sleep.wmesg]}
 
 
 def _text(outcome: Mapping[str, Any]) -> str:
@@ -249,8 +234,7 @@ def _text(outcome: Mapping[str, Any]) -> str:
 def build(k: Kernel, program: Program) -> World:
     """The world of a program, its threads ready to go."""
     version, intrsafe = SYSTEMS[program.system]
-    kmap = netbsd.submap(k, program.pages, version=version, intrsafe=intrsafe, cls=ObservedMap)
-    assert isinstance(kmap, ObservedMap)
+    kmap = netbsd.submap(k, program.pages, version=version, intrsafe=intrsafe)
     world = World(program, kmap, [[] for _ in program.threads])
     for start, length in program.initial:
         kmap.fill(length, offset=start)

@@ -153,7 +153,12 @@ class VmMapLock:
         await self.misc_lock.lock()
         await self.rw.exit()
         if self.busy_by_other():
-            await self.cv.wait(self.misc_lock, until=lambda: self.busy_thread < 0, holder=lambda: self.busy_thread)
+            await self.cv.wait(
+                self.misc_lock,
+                wmesg="busy map",
+                until=lambda: self.busy_thread < 0,
+                holder=lambda: self.busy_thread,
+            )
         await self.misc_lock.unlock()
 
     async def wake_busy_waiters(self) -> None:

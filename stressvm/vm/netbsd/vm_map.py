@@ -221,7 +221,10 @@ class VmMap:
     async def sleep_for_va(self, hint: int, size: int, align: int, flags: int) -> None:
         """Sleep once, for a second at most. Locks: misc_lock on entry and exit."""
         await self.lock.cv.timedwait(
-            self.lock.misc_lock, self.k.hz, until=lambda: self.findspace(hint, size, align, flags) is not None
+            self.lock.misc_lock,
+            self.k.hz,
+            wmesg="addresses",
+            until=lambda: self.findspace(hint, size, align, flags) is not None,
         )
 
     # ------------------------------------------------------------ uvm_map_enter
