@@ -7,9 +7,13 @@ usage or a bad file, 3 an internal error, 4 nothing selected, 5 a replay diverge
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stressvm._version import __version__
@@ -59,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("paths", nargs="*", metavar="PATH", help="files, folders or names (default: as hunt)")
     _format(listing)
     _import(verbs.add_parser("import", help="a log of a real program becomes a workload"))
+    _conform(verbs.add_parser("conform", help="answer recorded vectors of the kernels' own code, and compare"))
     bench = verbs.add_parser("bench", help="the engine's and the map's own speed")
     bench.add_argument("what", choices=("engine", "map"))
     bench.add_argument("--quick", action="store_true", help="fewer rounds, wider noise")
@@ -87,9 +92,16 @@ def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
     )
     verb.add_argument("--scenario", metavar="PATH", help="file of the scenario, if it is not among the default ones")
     if name == "replay":
-        verb.add_argument("--until", type=int, metavar="STEP", help="show steps up to this one")
+        verb.add_argument("--until", type=_step, metavar="STEP", help="show steps up to this one")
         verb.add_argument("--driver", choices=("stepped", "trio"), default="stepped", help="default: stepped")
     _format(verb)
+
+
+def _step(text: str) -> int:
+    """The number of a step, from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no step: they are numbered from 0")
+    return int(text)
 
 
 def _import(verb: argparse.ArgumentParser) -> None:
@@ -97,6 +109,13 @@ def _import(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-o", "--output", metavar="FILE", help="the workload file (default: beside the log, .json.gz)")
     verb.add_argument("--lenient", action="store_true", help="drop a last line that is cut off")
     verb.add_argument("--space", type=int, metavar="N", help="which address space of the log (default: the busiest)")
+    _format(verb)
+
+
+def _conform(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("files", nargs="+", metavar="FILE.jsonl", help="vectors as JSON lines, plain or gzip")
+    verb.add_argument("--executions", default="2000", metavar="N", help="of each concurrent program (default: 2000)")
+    verb.add_argument("--seed", default="1", metavar="S", help="of these, a number or `random` (default: 1)")
     _format(verb)
 
 
@@ -123,6 +142,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from stressvm.commands import importing
 
             return importing.run(args)
+        case "conform":
+            from stressvm.commands import conforming
+
+            return conforming.run(args)
         case _:
             from stressvm.commands import bench
 
@@ -131,6 +154,13 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    # A name that the terminal cannot show is shown escaped.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        # Being told to end is like being interrupted: what was found is written.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         status = _dispatch(parser().parse_args(argv))
         sys.stdout.flush()
@@ -147,6 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; what is left of it must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as exc:
+        sys.stderr.write(f"stressvm: {exc.filename or 'the output'} cannot be written: {exc.strerror or exc}\n")
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever it is, it is reported as ours
         what = str(exc) if isinstance(exc, StressvmError) else "".join(traceback.format_exception(exc))
         sys.stderr.write(f"stressvm: an internal error, which is ours; please report it:\n{what}\n")

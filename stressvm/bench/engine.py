@@ -26,6 +26,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from stressvm.explore.execution import Subject
 from stressvm.explore.hunt import LANES, Settings, hunt_subject
 from stressvm.explore.loading import by_name
+from stressvm.explore.running import run_trio
 from stressvm.kernel.driver import BATON
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _engine(executions: int, driver: str, strategy: str = "random") -> tuple[flo
     scenario = by_name(SCENARIO)
     subject = Subject(scenario, scenario.resolve({}))
     settings = Settings(executions=executions, driver=driver, strategy=strategy)
-    result = trio.run(hunt_subject, subject, settings)
+    result = run_trio(hunt_subject, subject, settings)
     assert result.status == "clean", result.error
     return result.seconds, result.steps
 
@@ -153,7 +154,7 @@ def run(*, quick: bool) -> dict[str, Any]:
         seconds, steps = _engine(size, "stepped")
         note("stepped", size, seconds)
         note("pct", size // 2, _engine(size // 2, "stepped", "pct")[0])
-        note("floor-trio", size // 3, trio.run(_bare_trio, size // 3))
+        note("floor-trio", size // 3, run_trio(_bare_trio, size // 3))
         note("trio", size // 3, _engine(size // 3, "trio")[0])
         if has_peer():
             note("peer", size // 12, _peer(size // 12))

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-import trio
-
-from stressvm.explore.hunt import Result, Settings, hunt_subject
+from stressvm.explore.hunt import Finding, Result, Settings, hunt_subject
+from stressvm.explore.running import run_trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +23,9 @@ class Watcher(Protocol):
 
     def progress(self, result: Result, left: float | None) -> None:
         """Now and then: the result so far, and the seconds left if there is a budget of time."""
+
+    def found(self, result: Result, finding: Finding) -> None:
+        """A finding, as soon as it is there."""
 
     def end(self, result: Result) -> None:
         """The hunt in a scenario is over."""
@@ -49,12 +51,13 @@ class Campaign:
     def run(self) -> None:
         """Hunt. KeyboardInterrupt leaves what was found in `results`."""
         try:
-            trio.run(self._run, restrict_keyboard_interrupt_to_checkpoints=True)
-        except* KeyboardInterrupt:
+            run_trio(self._run)
+        except KeyboardInterrupt:
             if self.current is not None:
+                self.current.interrupted = True
                 self.current.settle()
                 self.results.append(self.current)
-            raise KeyboardInterrupt from None
+            raise
 
     async def _run(self) -> None:
         started = time.monotonic()
@@ -65,7 +68,7 @@ class Campaign:
                 left = settings.seconds - (time.monotonic() - started)
                 settings = replace(settings, seconds=max(0.0, left / (len(self.subjects) - index)))
             self.watcher.begin(subject, index + 1, len(self.subjects))
-            result = await hunt_subject(subject, settings, self._progress(started))
+            result = await hunt_subject(subject, settings, self._progress(started), self.watcher.found)
             self.current = None
             self.results.append(result)
             self.watcher.end(result)

@@ -112,7 +112,7 @@ def resolve(flags: Mapping[str, Any]) -> dict[str, Any]:
         variable = f"STRESSVM_{name.upper().replace('-', '_')}"
         if flags.get(name) is not None:
             raw, origin = flags[name], f"--{name}"
-        elif variable in os.environ:
+        elif os.environ.get(variable):
             raw, origin = os.environ[variable], variable
         elif name in table:
             raw, origin = table[name], f"pyproject.toml, [tool.stressvm], {name}"

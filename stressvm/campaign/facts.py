@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stressvm._version import __version__
@@ -11,7 +14,6 @@ from stressvm.report.jsonl import thread_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from stressvm.explore.hunt import Finding, Result
     from stressvm.explore.scenario import Scenario
@@ -58,12 +60,14 @@ def result_facts(result: Result) -> dict[str, Any]:
         "executions": result.executions,
         "steps": result.steps,
         "distinct": result.seen.distinct,
-        "exhausted": False,
+        "exhausted": result.exhausted,
         "seconds": round(result.seconds, 3),
         "unseen_mass": round(result.seen.unseen_mass, 4),
         "sampled": result.seen.sampled,
         "findings": [finding_facts(finding) for finding in result.findings],
     }
+    if result.interrupted:
+        facts["interrupted"] = True
     if result.error:
         facts["error"] = result.error
     return facts
@@ -89,16 +93,23 @@ def is_ok(result: Result) -> bool:
 def replay_command(finding: Finding, file: Path | None) -> str:
     """The exact command that replays a finding: from its file if it has one and the blob is long."""
     blob = finding.schedule.blob()
-    words = ["stressvm", "replay"]
+    words = [*program(), "replay"]
     words.append(str(file) if file is not None and len(blob) > BLOB_ON_COMMAND_LINE_MAX else blob)
     words.extend(scenario_words(finding.recording.subject.scenario))
     return shlex.join(words)
 
 
+def program() -> list[str]:
+    """How this program is called from where the user is: by name, if the name is found."""
+    called = sys.argv[0]
+    if shutil.which("stressvm") is not None or Path(called).name != "stressvm":
+        return ["stressvm"]
+    path = Path(called)
+    return [str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else called]
+
+
 def scenario_words(scenario: Scenario) -> list[str]:
     """`--scenario FILE` for a scenario that is not found by its name alone."""
-    from pathlib import Path
-
     path = Path(scenario.file)
     local = Path("scenarios").resolve()
     if path.is_relative_to(shipped_folder()) or path.is_relative_to(local):

@@ -39,10 +39,15 @@ class Journal:
         """A scenario is finished."""
         self._write("scenario", **result_facts(result))
 
-    def finding(self, finding: Finding) -> tuple[Path, str]:
-        """A finding: a line here, and two files of its own. Returns the first file, and the command that replays it."""
+    def finding(self, finding: Finding) -> str:
+        """A finding: a line here, and two files of its own. Returns the command that replays it."""
         name = f"{finding.recording.subject.scenario.name}-{finding.fingerprint}"
         path = self.folder / "findings" / f"{name}.json"
+        number = 1
+        while path.exists():
+            # Scenarios in different files may share a name.
+            number += 1
+            path = path.with_name(f"{name}-{number}.json")
         command = replay_command(finding, path)
         facts = finding_file(finding, command)
         with created(path) as file:
@@ -50,7 +55,7 @@ class Journal:
         with created(path.with_suffix(".jsonl")) as file:
             write_execution(file, finding.recording, finding.schedule.blob())
         self._write("finding", **{key: value for key, value in facts.items() if key not in ("type", "threads")})
-        return path, command
+        return command
 
     def summary(self, facts: Mapping[str, Any]) -> None:
         """The campaign is over."""

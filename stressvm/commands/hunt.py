@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
@@ -34,7 +35,6 @@ OK, FOUND, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 4, 130
 def run(args: argparse.Namespace) -> int:
     """Hunt; the exit status."""
     values = resolve(vars(args)["options"])
-    reports = reports_of(args.report)
     given = parameters(args.param)
     scenarios = select(args.paths)
     if not scenarios:
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         return NOTHING
     subjects = [subject_of(scenario, given, values, among=scenarios) for scenario in scenarios]
     settings = settings_of(values)
-    with open_journal(Path(values["logs"]), "hunt", settings.seed) as journal:
+    with ExitStack() as stack:
+        reports = [stack.enter_context(created(path, "--report")) for path in reports_of(args.report)]
+        journal = stack.enter_context(open_journal(Path(values["logs"]), "hunt", settings.seed))
         plain = {name: value for name, value in values.items() if name != "logs"}
         journal.header("hunt", settings.seed, plain, [subject.scenario.name for subject in subjects])
         view: _View = _Json(journal) if values["format"] == "json" else _Human(journal)
@@ -58,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         summary = summary_facts(campaign.results, settings.seed, interrupted=interrupted)
         journal.summary(summary)
         view.finish(campaign.results, summary)
-        for path in reports:
-            _report(path, campaign.results)
+        for file in reports:
+            _report(file, campaign.results)
     return _status(campaign.results, interrupted=interrupted)
 
 
@@ -113,11 +115,10 @@ def reports_of(words: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _report(path: Path, results: Sequence[Result]) -> None:
-    with created(path) as file:
-        for result in results:
-            for finding in result.findings:
-                write_execution(file, finding.recording, finding.schedule.blob())
+def _report(file: BinaryIO, results: Sequence[Result]) -> None:
+    for result in results:
+        for finding in result.findings:
+            write_execution(file, finding.recording, finding.schedule.blob())
 
 
 def _status(results: Sequence[Result], *, interrupted: bool) -> int:
@@ -134,18 +135,26 @@ class _View:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        #: The command that replays each finding, by its identity.
+        self.commands: dict[int, str] = {}
         self.live = Progress()
+        self.total = 0
 
     def start(self, seed: int) -> None:
         """Before anything else."""
 
     def begin(self, subject: Subject, number: int, total: int) -> None:
         """See Watcher."""
+        self.total = total
         self.live.begin(subject, number, total)
 
     def progress(self, result: Result, left: float | None) -> None:
         """See Watcher."""
         self.live.progress(result, left)
+
+    def found(self, result: Result, finding: Finding) -> None:  # noqa: ARG002 - see Watcher
+        """See Watcher: it is on disk before anything else happens."""
+        self.commands[id(finding)] = self.journal.finding(finding)
 
     def end(self, result: Result) -> None:
         """See Watcher."""
@@ -153,7 +162,7 @@ class _View:
         self.journal.result(result)
         self.show(result)
         for finding in result.findings:
-            self.show_finding(result, finding, self.journal.finding(finding)[1])
+            self.show_finding(result, finding, self.commands[id(finding)])
 
     def show(self, result: Result) -> None:
         """A finished scenario."""
@@ -197,14 +206,17 @@ class _Human(_View):
         scenario = result.subject.scenario
         word, colour = {
             "clean": ("clean", "green"),
+            "exhausted": ("clean, exhausted", "green"),
             "found": (f"found {scenario.expect}, as declared", "green"),
             "missed": (f"MISSED {scenario.expect}, which it declares", "red"),
             "unexpected": ("UNEXPECTED " + ", ".join(finding.kind for finding in result.findings), "red"),
             "error": ("ERROR", "red"),
         }[result.status]
+        if result.interrupted and result.status in ("clean", "missed"):
+            word, colour = "interrupted", "yellow"
         rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
         if result.status in ("clean", "missed"):
-            rate += f", {result.seen.unseen_mass:.0%} unseen"
+            rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
         print(f"{scenario.name:<34} {paint(word, colour, sys.stdout)} ({rate})", flush=True)
         if result.error:
             print(f"    {result.error}", flush=True)
@@ -219,6 +231,7 @@ class _Human(_View):
         print(
             f"    execution {finding.executions_to_find}; shrunk from {shrunk.preemptions_before} preemptions to "
             f"{finding.recording.preemptions} in {shrunk.executions} executions"
+            + (" (cut short: `stressvm shrink` goes on)" if shrunk.cut else "")
         )
         print(f"    {paint(command, 'bold', sys.stdout)}", flush=True)
 
@@ -229,5 +242,5 @@ class _Human(_View):
         verdict = f"{good} of {len(results)} scenarios behaved as they declare"
         colour = "green" if summary["ok"] else "red"
         if summary["interrupted"]:
-            verdict = f"interrupted; {verdict}"
+            verdict = f"interrupted, {self.total - len(results)} scenarios not reached; {verdict}"
         print(f"{paint(verdict, colour, sys.stdout)}; {executions} executions in {seconds:.1f} s", flush=True)

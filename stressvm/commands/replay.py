@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-import trio
 
 from stressvm._version import __version__
-from stressvm.campaign.facts import scenario_words
+from stressvm.campaign.facts import program, scenario_words
 from stressvm.commands.hunt import FOUND, OK
 from stressvm.explore.execution import DIGEST_EVERY, Recording, Subject, record
 from stressvm.explore.flips import Flip, flips
 from stressvm.explore.hunt import schedule_of
 from stressvm.explore.loading import by_name, digest_of
+from stressvm.explore.running import run_trio
 from stressvm.explore.schedule import PREFIX, Schedule, parse
 from stressvm.explore.shrink import shrink as shrink_recording
 from stressvm.explore.tape import Strict
@@ -75,7 +76,7 @@ def shrink(args: argparse.Namespace) -> int:
         async with stepped(loaded.subject.kernel()) as driver:
             return await shrink_recording(loaded.subject, driver, recording)
 
-    shrunk = trio.run(run)
+    shrunk = run_trio(run)
     best = shrunk.best
     blob = schedule_of(best).blob()
     if args.format == "json":
@@ -99,7 +100,9 @@ def shrink(args: argparse.Namespace) -> int:
             f"{shrunk.switches_before} -> {sum(1 for choice in best.choices if choice)}, "
             f"steps {len(recording.records)} -> {len(best.records)}, in {shrunk.executions} executions"
         )
-        print(" ".join(["stressvm replay", blob, *scenario_words(loaded.subject.scenario)]))
+        if shrunk.cut:
+            print("the limit of executions was reached; `stressvm shrink` with the result goes on")
+        print(shlex.join([*program(), "replay", blob, *scenario_words(loaded.subject.scenario)]))
     return FOUND
 
 
@@ -107,7 +110,7 @@ def explain(args: argparse.Namespace) -> int:
     """Swim lane, who waits for whom, which switches matter: exit as replay."""
     loaded = _load(args)
     recording = _replayed(loaded, "stepped")
-    flips = trio.run(_flips, loaded.subject, recording) if recording.verdict is not None else ()
+    flips = run_trio(_flips, loaded.subject, recording) if recording.verdict is not None else ()
     if args.format == "json":
         verdict = recording.verdict
         _emit(
@@ -144,7 +147,7 @@ def _emit(facts: dict[str, Any]) -> None:
 def _load(args: argparse.Namespace) -> Loaded:
     schedule = parse(_blob(args.schedule))
     extra = args.scenario
-    if extra is None and not _findable(schedule.scenario) and Path(schedule.file).is_file():
+    if extra is None and Path(schedule.file).is_file() and _wants_its_file(schedule):
         extra = schedule.file
     scenario = by_name(schedule.scenario, extra)
     if schedule.source and digest_of(scenario) != schedule.source:
@@ -159,12 +162,13 @@ def _load(args: argparse.Namespace) -> Loaded:
     return Loaded(schedule, Subject(scenario, scenario.resolve(schedule.params)))
 
 
-def _findable(name: str) -> bool:
+def _wants_its_file(schedule: Schedule) -> bool:
+    """Is the scenario found by name another one, or none?"""
     try:
-        by_name(name)
+        found = by_name(schedule.scenario)
     except UsageError:
-        return False
-    return True
+        return True
+    return digest_of(found) != schedule.source and Path(found.file) != Path(schedule.file)
 
 
 def _blob(word: str) -> str:
@@ -206,10 +210,7 @@ def _replayed(loaded: Loaded, driver: str) -> Recording:
             async with looped(kernel) if driver == "trio" else stepped(kernel) as made:
                 return await record(loaded.subject, made, Strict(loaded.schedule))
 
-    try:
-        recording = trio.run(run)
-    except BaseExceptionGroup as group:
-        raise _only(group) from None
+    recording = run_trio(run)
     schedule = loaded.schedule
     if len(recording.choices) < len(schedule.choices):
         raise ReplayDiverged(
@@ -228,14 +229,6 @@ def _replayed(loaded: Loaded, driver: str) -> Recording:
             f"{(len(schedule.digests) - 1) * DIGEST_EVERY} were recorded"
         )
     return recording
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception inside Trio's groups."""
-    exc: BaseException = group
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 def _until(recording: Recording, step: int | None) -> Recording:

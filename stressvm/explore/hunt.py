@@ -7,6 +7,7 @@ recorded (which also shows whether the scenario is deterministic), shrunk, and k
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from stressvm.explore.pct import PCT
 from stressvm.explore.random_walk import RandomWalk
 from stressvm.explore.schedule import Schedule
 from stressvm.explore.seen import Seen
-from stressvm.explore.shrink import Shrunk, shrink
+from stressvm.explore.shrink import Shrunk, shrink, switches
 from stressvm.explore.tape import Follow
 from stressvm.kernel.errors import ReplayDiverged, UsageError
 from stressvm.kernel.looped import looped
@@ -41,6 +42,9 @@ LANES: Final = 8
 
 #: How long executions go on before the loop looks at the time, cancellation and progress, in seconds.
 SLICE_SECONDS: Final = 0.05
+
+#: Seconds for shrinking that a finding gets even if the budget of time is spent.
+SHRINK_SECONDS_MIN: Final = 2.0
 
 #: Executions for a scenario where neither the hunt nor the scenario says how many.
 EXECUTIONS_DEFAULT: Final = 1_000
@@ -109,7 +113,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Result:
-    """What a hunt for one scenario came to; `status` is one of clean, found, missed, unexpected, error."""
+    """What a hunt for one scenario came to; `status` is one of clean, exhausted, found, missed, unexpected, error."""
 
     subject: Subject
     status: str = "clean"
@@ -119,6 +123,8 @@ class Result:
     seen: Seen = field(default_factory=Seen)
     findings: list[Finding] = field(default_factory=list)
     error: str = ""
+    interrupted: bool = False
+    exhausted: bool = False
 
     def settle(self) -> None:
         """Derive the status from the findings."""
@@ -129,7 +135,7 @@ class Result:
         elif kinds - {expect}:
             self.status = "unexpected"
         elif expect is None:
-            self.status = "clean"
+            self.status = "exhausted" if self.exhausted else "clean"
         else:
             self.status = "found" if expect in kinds else "missed"
 
@@ -144,26 +150,32 @@ class _Outcome(NamedTuple):
 
 
 async def hunt_subject(
-    subject: Subject, settings: Settings, progress: Callable[[Result], None] | None = None
+    subject: Subject,
+    settings: Settings,
+    progress: Callable[[Result], None] | None = None,
+    found: Callable[[Result, Finding], None] | None = None,
 ) -> Result:
     """Hunt in one scenario.
 
     Args:
         subject: the scenario with its parameters.
         settings: budget, seed, strategy, driver.
-        progress: called now and then with the result so far, and once at the end.
+        progress: called at the start, now and then with the result so far, and at the end.
+        found: called with every finding, as soon as it is there.
 
     Returns:
         The result; a scenario that cannot be run gives status "error" and a message.
     """
     result = Result(subject)
     started = time.monotonic()
+    if progress is not None:
+        progress(result)
     try:
         async with AsyncExitStack() as stack:
             lanes = [await stack.enter_async_context(driver) for driver in _drivers(subject, settings)]
             spare = await stack.enter_async_context(stepped(subject.kernel()))
             with Watchdog([spare.k, *(lane.k for lane in lanes)], settings.hang_seconds):
-                await _Hunt(subject, settings, result, lanes, spare, progress, started).run()
+                await _Hunt(subject, settings, result, lanes, spare, progress, found, started).run()
     except* (UsageError, ReplayDiverged) as group:
         result.error = "; ".join(str(exc) for exc in _leaves(group))
     result.seconds = time.monotonic() - started
@@ -202,6 +214,7 @@ class _Hunt:
         lanes: list[Driver],
         spare: Driver,
         progress: Callable[[Result], None] | None,
+        found: Callable[[Result, Finding], None] | None,
         started: float,
     ) -> None:
         self.subject = subject
@@ -212,6 +225,7 @@ class _Hunt:
         self.spare = spare
         self.shrinking = trio.Lock()
         self.progress = progress
+        self.found = found
         self.started = started
         self.executions = settings.executions or subject.scenario.executions or EXECUTIONS_DEFAULT
         self.next_number = 0
@@ -248,6 +262,10 @@ class _Hunt:
                 f"steps, then another of {len(again.records)}; something outside the kernel's objects decides"
             )
         await self._take(first)
+        if not first.picks:
+            # No decision at all: this is the only execution that there is.
+            self.result.exhausted = True
+            self.stop = True
 
     async def _lane(self, lane: Driver, strategy: Strategy) -> None:
         """Execute number after number. What is clean and next in order is counted on the spot."""
@@ -303,9 +321,10 @@ class _Hunt:
             self.stop = True
         if verdict.fingerprint not in self.fingerprints:
             self.fingerprints.add(verdict.fingerprint)
-            result.findings.append(await self._found(outcome))
+            await self._examine(outcome)
 
-    async def _found(self, outcome: _Outcome) -> Finding:
+    async def _examine(self, outcome: _Outcome) -> None:
+        """Repeat a failing execution, shrink it, and keep it as a finding; cut short, keep it as it is."""
         verdict = outcome.verdict
         assert verdict is not None
         async with self.shrinking:
@@ -315,11 +334,26 @@ class _Hunt:
                     f"scenario {self.subject.scenario.name} is not deterministic: execution {outcome.number} ended with "
                     f"{verdict.kind}, and repeated with {first.verdict.kind if first.verdict else 'nothing'}"
                 )
-            shrunk = await shrink(self.subject, self.spare, first)
-            best = shrunk.best
-            matter = await flips(self.subject, self.spare, best)
+            seconds = math.inf
+            if self.settings.seconds is not None:
+                seconds = max(SHRINK_SECONDS_MIN, self.settings.seconds - (time.monotonic() - self.started))
+            shrunk = Shrunk(first, first.preemptions, switches(first.choices), 0, cut=True)
+            matter: tuple[Flip, ...] = ()
+            try:
+                shrunk = await shrink(self.subject, self.spare, first, seconds=seconds)
+                if not shrunk.cut:
+                    matter = await flips(self.subject, self.spare, shrunk.best)
+            finally:
+                # An interrupt must not lose what has been found.
+                self._keep(outcome, shrunk, matter)
+
+    def _keep(self, outcome: _Outcome, shrunk: Shrunk, matter: tuple[Flip, ...]) -> None:
+        best = shrunk.best
         assert best.verdict is not None
-        return Finding(best.verdict, best, schedule_of(best), outcome.number + 1, shrunk, matter)
+        finding = Finding(best.verdict, best, schedule_of(best), outcome.number + 1, shrunk, matter)
+        self.result.findings.append(finding)
+        if self.found is not None:
+            self.found(self.result, finding)
 
 
 def schedule_of(recording: Recording) -> Schedule:

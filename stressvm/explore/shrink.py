@@ -2,20 +2,24 @@
 
 Simpler is, in this order: fewer preemptions, fewer decisions against the default, fewer steps, smaller numbers.
 Every candidate is replayed leniently, so any edit of the choices makes an execution, and what counts is the schedule
-of the execution that came out of it. The passes: cut the tail, remove preemptions one by one, delta debugging over
-the decisions against the default, lower each of them, delete decisions; round and round until nothing helps.
+of the execution that came out of it. The passes: cut the tail, delta debugging over the decisions against the default,
+remove preemptions one by one, lower each number, delete decisions; round and round until nothing helps.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from stressvm.explore.execution import Recording, Subject, execute, record
 from stressvm.explore.tape import Lenient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stressvm.kernel.driver import Driver
 
@@ -24,12 +28,13 @@ Choices = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """The result: the simplest recording, the one it came from, and how many executions that took."""
+    """The result: the simplest recording, what it came from, how many executions that took, was the budget enough?"""
 
     best: Recording
     preemptions_before: int
     switches_before: int
     executions: int
+    cut: bool
 
 
 def switches(choices: Sequence[int]) -> int:
@@ -37,41 +42,64 @@ def switches(choices: Sequence[int]) -> int:
     return sum(1 for choice in choices if choice)
 
 
-class _Search:
-    """The best schedule so far, and a cache of what was tried."""
+class _Attempt(NamedTuple):
+    """What came of a candidate that shows the bug: how simple it is, its choices, and which of them preempt."""
 
-    def __init__(self, subject: Subject, driver: Driver, fingerprint: str, limit: int) -> None:
+    cost: tuple[int, int, int, int, Choices]
+    choices: Choices
+    preempting: tuple[bool, ...]
+
+
+class _Search:
+    """The best schedule so far, and what came of all that was tried."""
+
+    def __init__(self, subject: Subject, driver: Driver, fingerprint: str, limit: int, seconds: float) -> None:
         self.subject = subject
         self.driver = driver
         self.fingerprint = fingerprint
         self.limit = limit
-        self.tried: set[Choices] = set()
+        self.deadline = time.monotonic() + seconds
+        self.tried: dict[Choices, _Attempt | None] = {}
         self.executions = 0
+        self.cut = False
         self.best: Choices = ()
-        self.cost: tuple[object, ...] = ()
         self.preempting: tuple[bool, ...] = ()
+        self.now: _Attempt | None = None
+
+    async def start(self, choices: Choices) -> None:
+        """Begin (again) with a schedule that shows the bug."""
+        self.now = None
+        await self.attempt(choices)
 
     async def attempt(self, choices: Choices) -> bool:
         """Is the execution of these choices simpler than the best, with the same bug? Then it is the best."""
         choices = _trim(choices)
-        if choices in self.tried or self.executions >= self.limit:
+        if choices not in self.tried:
+            if self.executions and (self.executions >= self.limit or time.monotonic() >= self.deadline):
+                self.cut = True
+                return False
+            self.tried[choices] = await self._execute(choices)
+        made = self.tried[choices]
+        if made is None or (self.now is not None and made.cost >= self.now.cost):
             return False
-        self.tried.add(choices)
+        self.now = made
+        self.best, self.preempting = made.choices, made.preempting
+        return True
+
+    async def _execute(self, choices: Choices) -> _Attempt | None:
         self.executions += 1
+        # Shrinking may take seconds: whoever waits for us may want to cancel.
+        await trio.lowlevel.checkpoint_if_cancelled()
         tape = Lenient(choices)
         verdict = await execute(self.subject, self.driver, tape)
         steps = len(self.driver.k.trace)
         self.driver.unwind()
         if verdict is None or verdict.fingerprint != self.fingerprint:
-            return False
+            return None
         actual = _trim(tuple(tape.choices))
         cost = (sum(tape.preempting), switches(actual), steps, len(actual), actual)
-        if self.cost and cost >= self.cost:
-            return False
-        self.best, self.cost = actual, cost
-        self.preempting = tuple(tape.preempting)
-        self.tried.add(actual)
-        return True
+        made = self.tried[actual] = _Attempt(cost, actual, tuple(tape.preempting))
+        return made
 
 
 def _trim(choices: Choices) -> Choices:
@@ -82,7 +110,9 @@ def _trim(choices: Choices) -> Choices:
     return choices[:end]
 
 
-async def shrink(subject: Subject, driver: Driver, found: Recording, *, limit: int = 2_000) -> Shrunk:
+async def shrink(
+    subject: Subject, driver: Driver, found: Recording, *, limit: int = 2_000, seconds: float = math.inf
+) -> Shrunk:
     """Make the schedule of a failing recording as simple as it gets, keeping its fingerprint.
 
     Args:
@@ -90,78 +120,93 @@ async def shrink(subject: Subject, driver: Driver, found: Recording, *, limit: i
         driver: runs the attempts.
         found: a recording with a verdict.
         limit: executions to spend at most.
+        seconds: time to spend at most; the best so far is kept. (With a limit of time the result depends on the machine.)
     """
     assert found.verdict is not None
-    search = _Search(subject, driver, found.verdict.fingerprint, limit)
-    await search.attempt(found.choices)
-    improved = True
-    while improved:
-        improved = False
-        for candidates in (_prefixes, _without_preemptions, _without_chunks, _lowered, _deleted):
-            improved |= await _exhaust(search, candidates)
-    tape = Lenient(search.best)
-    best = await record(subject, driver, tape)
-    return Shrunk(best, found.preemptions, switches(found.choices), search.executions)
+    search = _Search(subject, driver, found.verdict.fingerprint, limit, seconds)
+    ends = []
+    for passes in ORDERS:
+        await search.start(found.choices)
+        improved = True
+        while improved and not search.cut:
+            improved = False
+            for candidates in passes:
+                improved |= await _exhaust(search, candidates)
+        assert search.now is not None, "the schedule to shrink shows its bug"
+        ends.append(search.now)
+    best = await record(subject, driver, Lenient(min(ends).choices))
+    return Shrunk(best, found.preemptions, switches(found.choices), search.executions, search.cut)
 
 
-async def _exhaust(search: _Search, candidates: object) -> bool:
-    """Try a pass's candidates, starting over with the new best whenever one is simpler."""
-    assert callable(candidates)
+async def _exhaust(search: _Search, candidates: Callable[[_Search], Iterator[Choices]]) -> bool:
+    """Try a pass's candidates. Each is made from the best of that moment, so a pass goes on where it has got to."""
     improved = False
-    again = True
-    while again:
-        again = False
-        for choices in candidates(search):
-            if await search.attempt(choices):
-                improved = again = True
-                break
+    for choices in candidates(search):
+        improved |= await search.attempt(choices)
+        if search.cut:
+            break
     return improved
 
 
 def _prefixes(search: _Search) -> Iterator[Choices]:
     """Halves, quarters ... cut off the end; the default goes on from there."""
-    best = search.best
-    cut = len(best) // 2
+    cut = len(search.best) // 2
     while cut:
-        yield best[:-cut]
+        yield search.best[:-cut]
         cut //= 2
-
-
-def _without_preemptions(search: _Search) -> Iterator[Choices]:
-    """Each preemption undone: the thread that had the baton keeps it."""
-    best = search.best
-    for at, choice in enumerate(best):
-        if choice and search.preempting[at]:
-            yield (*best[:at], 0, *best[at + 1 :])
-            # Later decisions shift when a thread runs on: also try without those up to the next switch.
-            yield (*best[:at], *best[at + 1 :])
 
 
 def _without_chunks(search: _Search) -> Iterator[Choices]:
     """Delta debugging: chunks of the decisions against the default set back to it, large chunks first."""
-    best = search.best
-    places = [at for at, choice in enumerate(best) if choice]
-    size = len(places) // 2
+    size = switches(search.best) // 2
     while size:
-        for start in range(0, len(places), size):
+        done = 0
+        while True:
+            best = search.best
+            places = [at for at, choice in enumerate(best) if choice]
+            if done >= len(places):
+                break
             zeroed = list(best)
-            for at in places[start : start + size]:
+            for at in places[done : done + size]:
                 zeroed[at] = 0
             yield tuple(zeroed)
+            if search.best is best:
+                done += size
         size //= 2
+
+
+def _without_preemptions(search: _Search) -> Iterator[Choices]:
+    """Each preemption undone: the thread that had the baton keeps it."""
+    for at in range(len(search.best)):
+        best = search.best
+        if at < len(best) and best[at] and search.preempting[at]:
+            yield (*best[:at], 0, *best[at + 1 :])
+            # Later decisions shift when a thread runs on: also try without this one.
+            if search.best is best:
+                yield (*best[:at], *best[at + 1 :])
 
 
 def _lowered(search: _Search) -> Iterator[Choices]:
     """Each number smaller."""
-    best = search.best
-    for at, choice in enumerate(best):
-        for lower in sorted({choice // 2, choice - 1} - {choice}) if choice > 1 else ():
-            yield (*best[:at], lower, *best[at + 1 :])
+    for at in range(len(search.best)):
+        for divisor in (2, 1):
+            best = search.best
+            if at < len(best) and best[at] > 1:
+                yield (*best[:at], best[at] // 2 if divisor == 2 else best[at] - 1, *best[at + 1 :])
 
 
 def _deleted(search: _Search) -> Iterator[Choices]:
     """Each decision, and each pair of neighbours, left out."""
-    best = search.best
     for width in (2, 1):
-        for at in range(len(best) - width + 1):
-            yield best[:at] + best[at + width :]
+        for at in range(len(search.best)):
+            best = search.best
+            if at + width <= len(best):
+                yield best[:at] + best[at + width :]
+
+
+#: Passes end in local minima, and which one depends on what is tried first: one order takes long schedules down fast,
+#: the other looks at single preemptions while there are still many to choose from.
+ORDERS: Final = (
+    (_prefixes, _without_chunks, _without_preemptions, _lowered, _deleted),
+    (_without_preemptions, _prefixes, _without_chunks, _lowered, _deleted),
+)

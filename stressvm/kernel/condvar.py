@@ -95,21 +95,11 @@ class CondVar(WaitQueue):
 
     async def signal(self) -> None:
         """Wake the most urgent waiter, the longest waiting among equals; without waiters, nothing. Sleeps: no."""
-        k = self.k
-        if k.away(self.ops.wake_one):
-            await k.baton
-        k.trace.append(self.ops.wake_one.events[k.cur])
-        if self.waiters:
-            self._wake(self.waiters[0], Wake.WOKEN)
+        await self._wake_first()
 
     async def broadcast(self) -> None:
         """Wake all waiters; without waiters, nothing. Sleeps: no."""
-        k = self.k
-        if k.away(self.ops.wake_all):
-            await k.baton
-        k.trace.append(self.ops.wake_all.events[k.cur])
-        for t in self.waiters.copy():
-            self._wake(t, Wake.WOKEN)
+        await self._wake_all()
 
     def has_waiters(self) -> bool:
         """Does anybody sleep here? Not a visible operation; call it with the mutex held."""

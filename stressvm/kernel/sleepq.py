@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.kernel.condvar import WaitQueueStatistics
-from stressvm.kernel.thread import Wake
 from stressvm.kernel.waitq import QueueOps, WaitQueue
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.object import Interlock
     from stressvm.kernel.op import ObjectId
+    from stressvm.kernel.thread import Wake
 
 
 def _make_ops(k: Kernel, ident: ObjectId) -> QueueOps:
@@ -79,21 +79,11 @@ class SleepQueue(WaitQueue):
 
     async def wakeup(self) -> None:
         """Wake all sleepers of the channel. Sleeps: no."""
-        k = self.k
-        if k.away(self.ops.wake_all):
-            await k.baton
-        k.trace.append(self.ops.wake_all.events[k.cur])
-        for t in self.waiters.copy():
-            self._wake(t, Wake.WOKEN)
+        await self._wake_all()
 
     async def wakeup_one(self) -> None:
         """Wake the most urgent sleeper, the longest asleep among equals. Sleeps: no."""
-        k = self.k
-        if k.away(self.ops.wake_one):
-            await k.baton
-        k.trace.append(self.ops.wake_one.events[k.cur])
-        if self.waiters:
-            self._wake(self.waiters[0], Wake.WOKEN)
+        await self._wake_first()
 
     def statistics(self) -> WaitQueueStatistics:
         """Who sleeps here."""

@@ -127,6 +127,24 @@ class WaitQueue(KernelObject):
             await back.regain(me)
         return Wake.TIMEOUT
 
+    async def _wake_first(self) -> None:
+        """Wake the most urgent sleeper, the longest asleep among equals, if there is one."""
+        k = self.k
+        if k.away(self.ops.wake_one):
+            await k.baton
+        k.trace.append(self.ops.wake_one.events[k.cur])
+        if self.waiters:
+            self._wake(self.waiters[0], Wake.WOKEN)
+
+    async def _wake_all(self) -> None:
+        """Wake all sleepers, if there are any."""
+        k = self.k
+        if k.away(self.ops.wake_all):
+            await k.baton
+        k.trace.append(self.ops.wake_all.events[k.cur])
+        for t in self.waiters.copy():
+            self._wake(t, Wake.WOKEN)
+
     def _wake(self, t: int, how: Wake) -> None:
         """Take thread `t` off the queue and let it go on; a part of the waker's step."""
         k = self.k

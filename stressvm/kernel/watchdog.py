@@ -45,7 +45,8 @@ class Watchdog:
         """Start to look."""
         if self.active:
             self.previous = signal.signal(signal.SIGALRM, self._look)
-            signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
+            # Two looks, half the time apart, that see the same make a hang.
+            signal.setitimer(signal.ITIMER_REAL, self.seconds / 2, self.seconds / 2)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

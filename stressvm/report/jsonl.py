@@ -87,13 +87,14 @@ def thread_facts(recording: Recording, number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def created(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write to; UsageError where that is not possible."""
+def created(path: Path, option: str = "--logs") -> Iterator[BinaryIO]:
+    """A new file to write to; UsageError, with the option that would help, where none can be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            yield file
+        file = path.open("wb")
     except OSError as exc:
         raise UsageError(
-            f"{path}: cannot be written: {exc.strerror or exc}; choose another place with --logs"
+            f"{path}: cannot be written: {exc.strerror or exc}; choose another place with {option}"
         ) from None
+    with file:
+        yield file

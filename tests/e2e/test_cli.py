@@ -139,7 +139,7 @@ def test_the_log_folder_holds_a_journal_and_files_that_replay(tmp_path: Path) ->
     stressvm(tmp_path, "hunt", LOST_WAKEUP)
     (folder,) = (tmp_path / "logs").iterdir()
     journal = [orjson.loads(line) for line in (folder / "journal.jsonl").read_bytes().splitlines()]
-    assert [line["type"] for line in journal] == ["header", "scenario", "finding", "summary"]
+    assert [line["type"] for line in journal] == ["header", "finding", "scenario", "summary"]
     execution, finding = sorted((folder / "findings").iterdir(), key=lambda path: path.suffix != ".jsonl")
     assert [line["type"] for line in map(orjson.loads, execution.read_bytes().splitlines())][:2] == ["header", "step"]
     command = orjson.loads(finding.read_bytes())["replay"]
@@ -152,7 +152,7 @@ def test_a_scenario_outside_the_project_is_hunted_by_path(tmp_path: Path) -> Non
     (tmp_path / "buffer.py").write_text(code, encoding="utf-8")
     done = stressvm(tmp_path, "hunt", "buffer.py", status=1)
     assert "UNEXPECTED lost-wakeup" in done.out
-    command = next(line.strip() for line in done.out.splitlines() if line.strip().startswith("stressvm replay"))
+    command = next(line.strip() for line in done.out.splitlines() if "stressvm replay stressvm:1:" in line)
     assert "bounded_buffer" in stressvm(tmp_path, *shlex.split(command)[1:], status=1).out
     single = stressvm(tmp_path, "hunt", "buffer.py", "--param", "producers=1", "--param", "consumers=1")
     assert "clean" in single.out

@@ -21,7 +21,7 @@ SCENARIOS: Final = {scenario.name: scenario for scenario in load(ROOT / "scenari
 PARAMS: Final[dict[str, dict[str, Any]]] = {
     "xz_workload": {"first": 31},
     "numpy_workload": {"first": 280, "count": 50, "threads": ""},
-    "imported_workload": {"workload": str(ROOT / "scenarios" / "workloads" / "xz_t2.json.gz"), "count": 20},
+    "imported_workload": {},
 }
 
 

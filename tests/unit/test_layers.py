@@ -21,7 +21,8 @@ ALLOWED = {
     "report": {"kernel", "check", "explore"},
     "campaign": {"kernel", "check", "explore", "report"},
     "bench": {"kernel", "check", "explore", "vm"},
-    "commands": {"kernel", "check", "explore", "report", "campaign", "bench", "vm"},
+    "conform": {"kernel", "check", "explore", "vm"},
+    "commands": {"kernel", "check", "explore", "report", "campaign", "bench", "conform", "vm"},
 }
 
 #: Top modules: what each stands on. `__init__` holds the public names, `_version` nothing.

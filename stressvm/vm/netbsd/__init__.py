@@ -39,6 +39,7 @@ from stressvm.vm.netbsd.flags import (
     VM_PROT_NONE,
     VM_PROT_READ,
     VM_PROT_WRITE,
+    Options,
     round_page,
     trunc_page,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "IntrsafeMapLock",
     "MapEntry",
     "MapLock",
+    "Options",
     "VmMap",
     "VmMapLock",
     "round_page",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 PAGE_SHIFT: Final = 12
@@ -60,6 +61,20 @@ ENOMEM: Final = 12
 EACCES: Final = 13
 EINVAL: Final = 22
 EAGAIN: Final = 35
+
+
+class Options(enum.Flag):
+    """What a kernel is built with, as far as it changes what its maps do. Each map has its own.
+
+    DIAGNOSTIC: the assertions on what a search found panic. Without it the kernel goes on with what it has.
+    (Arguments that the kernel's assertions forbid panic always: without the assertion they would mean nothing.)
+    DEBUG, LOCKDEBUG: nothing asks for them yet.
+    """
+
+    NONE = 0
+    DIAGNOSTIC = enum.auto()
+    DEBUG = enum.auto()
+    LOCKDEBUG = enum.auto()
 
 
 def round_page(size: int) -> int:

@@ -111,7 +111,7 @@ async def uvm_km_suballoc(
     error, va = await uvm_map(vm_map, min_offset, size, flags=map_flags, advice=F.UVM_ADV_RANDOM)
     if error:
         raise k.panic(f"uvm_km_suballoc: unable to allocate {size:#x} bytes in {vm_map.name} (error {error})")
-    submap = type(vm_map)(k, va, va + size, flags, version=vm_map.version, name=name)
+    submap = type(vm_map)(k, va, va + size, flags, version=vm_map.version, name=name, options=vm_map.options)
     await uvm_map_submap(vm_map, va, va + size, submap)
     k.progress()
     return submap
@@ -140,6 +140,7 @@ def setup(
     flags: int = 0,
     name: str = "kmap",
     min_offset: int = 0xC000_0000,
+    options: F.Options = F.Options.NONE,
     cls: type[VmMap] = VmMap,
 ) -> VmMap:
     """While the world is built: a kernel map of its own, empty.
@@ -151,11 +152,13 @@ def setup(
         flags: VM_MAP_*.
         name: as reports show it.
         min_offset: its lowest address, page aligned.
+        options: what its kernel is built with.
         cls: the map's class; a subclass plants a defect.
     """
     if pages < 1:
         raise UsageError(f"a map of {pages} pages: it needs at least one")
-    return cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, flags, version=version, name=name)
+    max_offset = min_offset + pages * F.PAGE_SIZE
+    return cls(k, min_offset, max_offset, flags, version=version, name=name, options=options)
 
 
 def submap(

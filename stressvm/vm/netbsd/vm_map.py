@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 from stressvm.kernel.cell import Cell
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.entry import Entry
+from stressvm.vm.netbsd import findspace as places
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.map_lock import IntrsafeMapLock, MapLock, VmMapLock
 from stressvm.vm.skiplist import EntryList
@@ -89,6 +90,7 @@ class VmMap:
         flags: VM_MAP_*.
         version: "6" or "5.2".
         name: as reports show it.
+        options: what its kernel is built with.
     """
 
     def __init__(
@@ -100,18 +102,23 @@ class VmMap:
         *,
         version: str = "6",
         name: str = "kmap",
+        options: F.Options = F.Options.NONE,
     ) -> None:
         _check_arguments(min_offset, max_offset, flags, version)
         self.k = k
         self.name = name
         self.version = version
+        self.options = options
         self.entries: EntryList[MapEntry] = EntryList(min_offset, max_offset)
         self.flags = Cell(k, flags, f"{name}.flags")
         self.intrsafe = bool(flags & F.VM_MAP_INTRSAFE)
+        self.topdown = bool(flags & F.VM_MAP_TOPDOWN)
         self.lock: MapLock = self.make_lock()
         #: Sum of the lengths of the entries, in bytes.
         self.size = 0
         self.ref_count = 1
+        #: No gap lies before this entry, and every one before it touches the next; None stands for the header.
+        self.first_free: MapEntry | None = None
 
     def make_lock(self) -> MapLock:
         """The map's lock."""
@@ -135,20 +142,27 @@ class VmMap:
         """uvm_map_findspace: where `size` bytes fit, or None.
 
         The lowest aligned address at or above `hint` (below the map's minimum it counts as that). With
-        UVM_FLAG_FIXED `hint` itself or nothing. Locks: the map's, for a lasting answer. Sleeps: no. Panics on an
-        alignment that is no power of two, and on one with FIXED.
+        UVM_FLAG_FIXED `hint` itself or nothing. VM_MAP_TOPDOWN maps look downwards, with the kernel's blind spots: see
+        `stressvm.vm.netbsd.findspace`. Locks: the map's, for a lasting answer. Sleeps: no. Panics on an alignment that
+        is no power of two, and on one with FIXED; with DIAGNOSTIC on a place on the wrong side of the hint.
         """
         if align & (align - 1):
             raise self.k.panic(f"uvm_map_findspace: KASSERT: alignment {align:#x} is no power of two")
         if flags & F.UVM_FLAG_FIXED and align:
             raise self.k.panic("uvm_map_findspace: KASSERT: FIXED with an alignment")
-        entries = self.entries
-        hint = max(hint, entries.min) if not flags & F.UVM_FLAG_FIXED else hint
-        if hint < entries.min or hint > entries.max:
-            return None
+        found = self.look_for(hint, size, align or 1, flags)
+        if found.kassert and self.options & F.Options.DIAGNOSTIC:
+            at = f"{found.address:#x}" if found.address is not None else "nowhere"
+            raise self.k.panic(f"uvm_map_findspace: KASSERT({found.kassert}): hint {hint:#x}, found {at}")
+        return found.address
+
+    def look_for(self, hint: int, size: int, align: int, flags: int) -> places.Found:
+        """The search itself, which asserts nothing; `align` is at least 1."""
         if flags & F.UVM_FLAG_FIXED:
-            return hint if entries.first_fit(size, hint) == hint else None
-        return entries.first_fit(size, hint, align=align or 1)
+            return places.fixed(self.entries, hint, size)
+        if self.topdown:
+            return places.top_down(self.entries, self.first_free, hint, size, align)
+        return places.bottom_up(self.entries, hint, size, align)
 
     # ------------------------------------------------------------ uvm_map_prepare, step by step
 
@@ -224,7 +238,7 @@ class VmMap:
             self.lock.misc_lock,
             self.k.hz,
             wmesg="addresses",
-            until=lambda: self.findspace(hint, size, align, flags) is not None,
+            until=lambda: self.look_for(hint, size, align or 1, flags).address is not None,
         )
 
     # ------------------------------------------------------------ uvm_map_enter
@@ -259,6 +273,8 @@ class VmMap:
             entries.resize(after, start=entry.start)
         else:
             entries.insert(entry)
+            if self.first_free is prev and (prev.end if prev is not None else entries.min) == entry.start:
+                self.first_free = entry
 
     # ------------------------------------------------------------ uvm_unmap_remove
 
@@ -287,6 +303,8 @@ class VmMap:
                 entries.clip_start(entry, start)
         else:
             entry = entries.next_of(entry) if entry is not None else entries.first
+        if self.first_free is not None and self.first_free.start >= start:
+            self.first_free = entries.prev_of(entry) if entry is not None else entries.last
         dead = []
         while entry is not None and entry.start < end:
             if entry.flags & F.UVM_MAP_STATIC:
@@ -332,6 +350,19 @@ class VmMap:
             raise self.k.panic(
                 f"{self.name}: size is {self.size:#x}, but the entries add up to {total:#x}", "invariant"
             )
+        if self.first_free is not None:
+            self.check_first_free(self.first_free)
+
+    def check_first_free(self, first_free: MapEntry) -> None:
+        """It is in the list, and no gap is before it."""
+        end = self.min_offset
+        for entry in self.entries:
+            if entry.start != end:
+                break
+            if entry is first_free:
+                return
+            end = entry.end
+        raise self.k.panic(f"{self.name}: first_free is {first_free!r}, and there is a gap before it", "invariant")
 
     def __repr__(self) -> str:
         """Name, version and range."""
@@ -348,5 +379,3 @@ def _check_arguments(min_offset: int, max_offset: int, flags: int, version: str)
             f"version={version!r} has no VM_MAP_INTRSAFE maps: they left NetBSD with the vmem rework of January 2012, though "
             "the manual page of 6.1.4 still names them; ask for version='5.2'"
         )
-    if flags & F.VM_MAP_TOPDOWN:
-        raise UsageError("VM_MAP_TOPDOWN maps are not modelled yet")

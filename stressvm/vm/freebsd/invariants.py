@@ -1,0 +1,98 @@
+"""What must hold whenever nobody is changing a map, one named check each; they run at every release of the write lock.
+
+The numbers are those of the catalogue of invariants in the docs. G3 and G4 are about the tree: the entry list proves the
+like of its lanes, and a map that keeps a splay tree proves that, too.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stressvm.vm.freebsd.vm_map import VmMap
+    from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+
+
+def structure(vm_map: VmMap) -> str | None:
+    """G1 to G4: entries in order, within the map, counted; every recorded gap is what it says."""
+    try:
+        vm_map.entries._check()  # noqa: SLF001 - the entries' own proof
+        vm_map.tree.check()
+    except AssertionError as exc:
+        return str(exc)
+    return None
+
+
+def size(vm_map: VmMap) -> str | None:
+    """G2: the map's size is the sum of all entries but the guards."""
+    total = sum(entry.size for entry in vm_map.entries if not entry.guard)
+    return None if total == vm_map.size else f"size is {vm_map.size:#x}, but the entries add up to {total:#x}"
+
+
+def bounds(vm_map: VmMap) -> str | None:
+    """G5: the map's ends stay where they were."""
+    now = (vm_map.entries.min, vm_map.entries.max)
+    return None if now == vm_map.bounds else f"the map was {_range(*vm_map.bounds)} and is {_range(*now)}"
+
+
+def rights(vm_map: VmMap) -> str | None:
+    """G6: no more rights than the most allowed; wirings add up."""
+    for entry in vm_map.entries:
+        if entry.protection & ~entry.max_protection:
+            return f"{entry!r} has protection {entry.protection} beyond {entry.max_protection}"
+        moving = bool(entry.eflags & F.MAP_ENTRY_IN_TRANSITION)
+        if entry.wired_count < (-1 if moving else 0):
+            return f"{entry!r} is wired {entry.wired_count} times"
+        if entry.eflags & F.MAP_ENTRY_USER_WIRED:
+            if entry.wired_count < 1:
+                return f"{entry!r} is wired by the user, but wired {entry.wired_count} times"
+            if entry.eflags & F.MAP_ENTRY_NEEDS_COPY and entry.protection & F.VM_PROT_WRITE:
+                return f"{entry!r} is wired and writable, but still needs to be copied"
+    return None
+
+
+def flags(vm_map: VmMap) -> str | None:
+    """G8: a guard has nothing; a submap is never copied on write; what needs a copy is."""
+    for entry in vm_map.entries:
+        eflags = entry.eflags
+        if entry.guard and (entry.protection or entry.max_protection or _holds(entry)):
+            return f"{entry!r} is a guard with rights, an object, a submap or a charge"
+        if eflags & F.MAP_ENTRY_IS_SUB_MAP and eflags & F.MAP_ENTRY_COW:
+            return f"{entry!r} is a submap to be copied on write"
+        if bool(eflags & F.MAP_ENTRY_IS_SUB_MAP) != (entry.sub_map is not None):
+            return f"{entry!r} has a submap, or says so, but not both"
+        if eflags & F.MAP_ENTRY_NEEDS_COPY and not eflags & F.MAP_ENTRY_COW:
+            return f"{entry!r} needs a copy, but is not copied on write"
+    return None
+
+
+def merged(vm_map: VmMap) -> str | None:
+    """G9: alike neighbours only where nobody has tried to merge them, after a clip."""
+    for prev, entry in pairwise(vm_map.entries):
+        if entry.start not in vm_map.seams and vm_map.may_merge(prev, entry):
+            return f"{prev!r} and {entry!r} should have been merged"
+    return None
+
+
+def _holds(entry: VmMapEntry) -> bool:
+    return entry.object is not None or entry.sub_map is not None or entry.cred is not None
+
+
+def _range(start: int, end: int) -> str:
+    return f"{start:#x}-{end:#x}"
+
+
+#: Each by the name that a panic gives it.
+INVARIANTS: Final[dict[str, Callable[[VmMap], str | None]]] = {
+    "G1-G4 structure": structure,
+    "G2 size": size,
+    "G5 bounds": bounds,
+    "G6 rights": rights,
+    "G8 flags": flags,
+    "G9 merged": merged,
+}
