@@ -7,7 +7,7 @@ cycle explains all that waits behind it; and only then are sleepers judged by th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stressvm.check.verdict import Verdict, place, site
 from stressvm.check.waiting import Wait, cycle_in, waits
@@ -16,6 +16,10 @@ from stressvm.kernel.thread import stack_of
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+
+
+#: Threads that a sentence names; of more, it gives the number.
+NAMED_MAX: Final = 4
 
 
 def judge(k: Kernel) -> Verdict | None:
@@ -93,10 +97,13 @@ def _sleepers(k: Kernel, graph: list[Wait], sleepers: list[Wait]) -> Verdict:
         "stranded": "and nobody is left to wake it",
         "exhausted": "for something that never came; nobody is left to bring it",
     }[kind]
-    text = "; ".join(f"{k.threads[t].name} {_what(graph, t)} {said}" for t in threads)
+    text = "; ".join(f"{k.threads[t].name} {_what(graph, t)} {said}" for t in threads[:NAMED_MAX])
+    if len(threads) > NAMED_MAX:
+        text += f"; and {len(threads) - NAMED_MAX} more like these"
     others = [k.threads[wait.thread].name for wait in graph if wait.thread not in threads]
     if others:
-        text += f" (stuck as well: {', '.join(others)})"
+        more = f" and {len(others) - NAMED_MAX} more" if len(others) > NAMED_MAX else ""
+        text += f" (stuck as well: {', '.join(others[:NAMED_MAX])}{more})"
     return Verdict(kind, text, threads, _sites(k, threads))
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stressvm.check.judge import judge
@@ -69,7 +71,17 @@ async def execute(
         raise UsageError(
             f"scenario {name} raised while building its world: {type(exc).__name__}: {exc}{_where(exc)}"
         ) from exc
-    await driver.run(audit=audit)
+    if audit:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
+            await driver.run(audit=True)
+        forgotten = next((warning for warning in caught if "was never awaited" in str(warning.message)), None)
+        if forgotten is not None:
+            driver.unwind()
+            where = f"{Path(forgotten.filename).name}:{forgotten.lineno}"
+            raise UsageError(f"scenario {subject.scenario.name}: {forgotten.message}: an `await` is missing at {where}")
+    else:
+        await driver.run()
     if k.fatal is not None:
         driver.unwind()
         raise k.fatal
@@ -181,14 +193,20 @@ class _Watched(list["Event"]):
         if op.kind == "timeout" and satisfied is True:
             since = self.since.get(t, len(self) - 1)
             self.rescues.append((t, since, k.now - self.ticks[since]))
-        for th in k.threads:
+        elif op.kind == "sleep" and satisfied is True:
+            self.since.setdefault(t, len(self) - 1)
+        self.look()
+
+    def look(self) -> None:
+        """Whose condition holds, after the last step?"""
+        for th in self.k.threads:
             if th.sleep is not None and th.sleep.until is not None:
                 self.untils[th.number] = th.sleep.until
         for t, until in self.untils.items():
-            if until():
-                self.since.setdefault(t, len(self) - 1)
-            else:
+            if not until():
                 self.since.pop(t, None)
+            else:
+                self.since.setdefault(t, len(self) - 1)
 
 
 async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
@@ -207,6 +225,7 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
     verdict = await execute(spied, driver, tape, audit=True)
     if verdict is not None and verdict.kind == "rescued-sleep":
         verdict = _with_delay(verdict, watched[0])
+    watched[0].look()
     try:
         return Recording(
             subject=subject,

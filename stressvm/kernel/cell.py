@@ -1,7 +1,7 @@
 """Memory that threads share: atomic cells, and plain ones whose unordered use is a race.
 
-Every access is a visible operation, so that all orders of accesses are explored. `peek` and `poke` are for code
-that holds the lock which protects the cell: no switch there could be seen by anybody, so none is made.
+Every access is a visible operation, so that all orders of accesses are explored. `peek`, `poke` and `write` are for
+code that holds the lock which protects the cell: no switch there could be seen by anybody, so none is made.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ T = TypeVar("T")
 class _Ops(NamedTuple):
     load: Op
     store: Op
+    write: Op
     cas: Op
     cas_failed: Op
     fetchadd: Op
@@ -30,6 +31,7 @@ def _make_ops(k: Kernel, ident: ObjectId) -> _Ops:
     return _Ops(
         k.op("load", ident, write=False),
         k.op("store", ident, write=True),
+        k.op("write", ident, write=True),
         k.op("cas", ident, write=True),
         k.op("cas-failed", ident, write=False),
         k.op("fetchadd", ident, write=True),
@@ -70,6 +72,12 @@ class Cell(KernelObject, Generic[T]):
             await k.baton
         self.value = value
         k.trace.append((k.cur, self.ops.store, value))
+
+    def write(self, value: T) -> None:
+        """As `poke`, and the trace shows it."""
+        k = self.k
+        self.value = value
+        k.trace.append((k.cur, self.ops.write, value))
 
     def peek(self) -> T:
         """Read it within the current step: for code under the lock that protects it, and for predicates."""

@@ -86,7 +86,11 @@ class WaitQueue(KernelObject):
             if interlock is not None and not relock:
                 interlock.drop(me)
             return Wake.SIGNAL
-        k.trace.append(self.ops.sleep(interlock).events[me])
+        if until is not None and until():
+            # It goes to sleep although what it waits for is there: only this moment can tell.
+            k.trace.append((me, self.ops.sleep(interlock), True))
+        else:
+            k.trace.append(self.ops.sleep(interlock).events[me])
         if interlock is not None:
             interlock.drop(me)
         self._enqueue(th)
@@ -132,18 +136,25 @@ class WaitQueue(KernelObject):
         k = self.k
         if k.away(self.ops.wake_one):
             await k.baton
-        k.trace.append(self.ops.wake_one.events[k.cur])
         if self.waiters:
-            self._wake(self.waiters[0], Wake.WOKEN)
+            first = self.waiters[0]
+            k.trace.append((k.cur, self.ops.wake_one, (first,)))
+            self._wake(first, Wake.WOKEN)
+        else:
+            k.trace.append(self.ops.wake_one.events[k.cur])
 
     async def _wake_all(self) -> None:
         """Wake all sleepers, if there are any."""
         k = self.k
         if k.away(self.ops.wake_all):
             await k.baton
-        k.trace.append(self.ops.wake_all.events[k.cur])
-        for t in self.waiters.copy():
-            self._wake(t, Wake.WOKEN)
+        if self.waiters:
+            woken = tuple(self.waiters)
+            k.trace.append((k.cur, self.ops.wake_all, woken))
+            for t in woken:
+                self._wake(t, Wake.WOKEN)
+        else:
+            k.trace.append(self.ops.wake_all.events[k.cur])
 
     def _wake(self, t: int, how: Wake) -> None:
         """Take thread `t` off the queue and let it go on; a part of the waker's step."""

@@ -73,7 +73,7 @@ def what_matters(recording: Recording, flips: Sequence[Flip]) -> str:
         else:
             who_goes = names[record.thread] if record.thread >= 0 else "the world"
             kind = "preempts" if flip.preempting else "goes first"
-            what = f"step {flip.step}: {who_goes} {kind}, to {describe(record)}"
+            what = f"step {flip.step}: {who_goes} {kind}, to {describe(record, names)}"
         if flip.same:
             then = "the same bug shows all the same"
         elif flip.then is None:

@@ -1,7 +1,7 @@
 """An execution as a person reads it: a swim lane, one column a thread, and a schedule on one line.
 
-The mark before a step says how its thread got the baton: `P` it was taken from a thread that could have gone on (a
-preemption), `S` the thread before slept or was blocked, `E` it had ended; nothing: the same thread goes on.
+The mark before a step says how its thread got the baton from the one before: `P` it was taken from a thread that could
+have gone on (a preemption), `S` the thread before slept or was blocked, `E` it had ended; nothing: the same goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stressvm.explore.execution import Record, Recording
 
@@ -20,7 +20,7 @@ COLUMN_MIN: Final = 16
 #: Runs of steps shown in the schedule on one line.
 RUNS_MAX: Final = 60
 
-LEGEND: Final = "P preempted, S slept or blocked, E ended; the columns are threads, time runs down"
+LEGEND: Final = "the thread before: P was preempted, S slept or was blocked, E ended"
 
 
 def marks(recording: Recording) -> list[str]:
@@ -43,18 +43,26 @@ def marks(recording: Recording) -> list[str]:
     return found
 
 
-def describe(record: Record) -> str:
+#: Operations that wake sleepers; their argument is whom.
+WAKES: Final = frozenset({"signal", "broadcast", "wakeup", "wakeup_one"})
+
+
+def describe(record: Record, names: Sequence[str]) -> str:
     """One step in words."""
     text = f"{record.kind} {record.obj}".rstrip()
     arg = record.arg
+    if record.kind in WAKES and record.obj:
+        return f"{text} -> {', '.join(names[t] for t in arg) if arg else 'nobody'}"
     if arg is None:
         return text
+    if record.obj.endswith(".flags"):
+        return f"{text} {arg:#x}"
     if record.kind == "choose":
         return f"{text} {arg[0]} of {arg[1]}"
     if record.kind == "record":
         return ", ".join(f"{key}={_value(value)}" for key, value in arg.items())
-    if record.kind == "timeout":
-        return f"{text} (was there)" if arg is True else text
+    if record.kind in ("timeout", "sleep") and isinstance(arg, bool):
+        return f"{text} (was there)" if arg else text
     return f"{text} {_value(arg)}"
 
 
@@ -88,13 +96,13 @@ def swim_lane(recording: Recording, *, width: int = 100, limit: int | None = Non
             continue
         tick = f"{record.tick:>5}" if ticks else ""
         lines.append(f"{record.step:>4}{tick} {mark or ' '} {row}".rstrip())
-    lines.append(f"({LEGEND})" if column >= COLUMN_MIN else "(P preempted, S slept or blocked, E ended)")
+    lines.append(f"({LEGEND})")
     return "\n".join(lines)
 
 
 def _columns(recording: Recording, column: int) -> Iterator[str]:
     for record in recording.records:
-        yield " " * (column * max(0, record.thread)) + _fit(describe(record), column)
+        yield " " * (column * max(0, record.thread)) + _fit(describe(record, recording.names()), column)
 
 
 def _lines(recording: Recording) -> Iterator[str]:
@@ -102,7 +110,7 @@ def _lines(recording: Recording) -> Iterator[str]:
     longest = min(20, max((len(name) for name in names), default=0))
     for record in recording.records:
         name = names[record.thread] if record.thread >= 0 else "(world)"
-        yield f"{_fit(name, longest + 1)} {describe(record)}"
+        yield f"{_fit(name, longest + 1)} {describe(record, names)}"
 
 
 def _fit(text: str, column: int) -> str:

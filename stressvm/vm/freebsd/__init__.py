@@ -95,6 +95,10 @@ from stressvm.vm.freebsd.versions import (
     VmMap13,
     VmMap2013,
 )
+from stressvm.vm.freebsd.vm_kern import (
+    kmap_alloc_wait,
+    kmap_free_wakeup,
+)
 from stressvm.vm.freebsd.vm_map import (
     MapKind,
     Search,
@@ -185,6 +189,8 @@ __all__ = [
     "VmMapEntry",
     "VmObject",
     "exec_map",
+    "kmap_alloc_wait",
+    "kmap_free_wakeup",
     "off_to_idx",
     "pmap_align_superpage",
     "round_page",

@@ -468,6 +468,30 @@ class VmMap:
         if self.kind is not MapKind.SYSTEM:
             self.process_deferred()
 
+    # ------------------------------------------------------------ waiting for addresses (see `vm_kern`)
+
+    async def wait_for_space(self, size: int) -> None:
+        """Say that somebody waits, and sleep until some addresses are free. Locks: the write lock on entry, none on exit.
+
+        What is waited for is there when `size` bytes fit anywhere, whether or not the map's search would see it.
+        """
+        self.needs_wakeup = True
+        await self.lock.unlock_and_wait(until=lambda: self.fits(size))
+
+    def fits(self, size: int) -> bool:
+        """Is there room for `size` bytes? Pure; it looks at the entries, not at the tree."""
+        return self.entries.largest_gap >= size
+
+    async def wake_for_space(self) -> None:
+        """If somebody waits for addresses: clear the flag, then wake all. Locks: the write lock throughout."""
+        if self.needs_wakeup:
+            self.needs_wakeup = False
+            await self.wake_sleepers()
+
+    async def wake_sleepers(self) -> None:
+        """vm_map_wakeup: all who sleep on the map, whatever they wait for."""
+        await self.lock.wakeup()
+
     # ------------------------------------------------------------ the world's builder, and the invariants
 
     def fill(self, pages: int | None = None, *, offset: int = 0) -> int:

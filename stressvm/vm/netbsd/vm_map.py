@@ -208,7 +208,7 @@ class VmMap:
     async def no_room(self) -> int:
         """Remember the timestamp, set WANTVA, unlock; the timestamp. Locks: the write lock on entry, none on exit."""
         timestamp = self.lock.timestamp.peek()
-        self.flags.poke(self.flags.peek() | F.VM_MAP_WANTVA)
+        self.flags.write(self.flags.peek() | F.VM_MAP_WANTVA)
         await self.lock.unlock()
         return timestamp
 
@@ -323,7 +323,7 @@ class VmMap:
         if not self.flags.peek() & F.VM_MAP_WANTVA:
             return
         await self.lock.misc_lock.lock()
-        self.flags.poke(self.flags.peek() & ~F.VM_MAP_WANTVA)
+        self.flags.write(self.flags.peek() & ~F.VM_MAP_WANTVA)
         await self.lock.cv.broadcast()
         await self.lock.misc_lock.unlock()
 

@@ -1,0 +1,74 @@
+"""Kernel submaps in which a thread sleeps until there is room: exec_map and its like.
+
+Source: sys/vm/vm_kern.c of releng/13.0 and release/10.4 (where the second call is kmap_free_wakeup as well; both were
+kmem_alloc_wait and kmem_free_wakeup until 9.3).
+
+The flag needs_wakeup is set with the map locked, and the lock is given up and the sleep begun as one. Who frees looks
+at the flag with the map locked, too; it clears the flag first and then wakes *all* who sleep on the map: the channel is
+shared by every waiter for addresses and by those who wait for an entry in transition. Each that still finds nothing
+sets the flag again. vm_map_remove and vm_map_fixed free addresses and wake nobody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.vm_object import ucred
+
+if TYPE_CHECKING:
+    from stressvm.vm.freebsd.vm_map import VmMap
+
+
+async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
+    """Allocate pageable address space in a kernel submap, sleeping until there is some.
+
+    Locks: none on entry and exit; the map's write lock from the search to the insertion. Sleeps: for the lock, and for
+    addresses, without a limit.
+
+    Args:
+        vm_map: a kernel submap.
+        size: bytes; rounded up to pages.
+
+    Returns:
+        The address, or 0 if the map is too small for it ever, or there is no swap.
+
+    Source: sys/vm/vm_kern.c, kmap_alloc_wait.
+    """
+    size = F.round_page(size)
+    cred = ucred(vm_map.k)
+    if not cred.swap_reserve(size):
+        return 0
+    while True:
+        await vm_map.lock.lock()
+        addr = vm_map.findspace(vm_map.min_offset, size)
+        if addr is not None:
+            break
+        if vm_map.max_offset - vm_map.min_offset < size:
+            await vm_map.unlock()
+            cred.swap_release(size)
+            return 0
+        await vm_map.wait_for_space(size)
+    vm_map.insert(None, 0, addr, addr + size, vm_map.KMAP_PROT, vm_map.KMAP_PROT, F.MAP_ACC_CHARGED)
+    await vm_map.unlock()
+    vm_map.k.progress()
+    return addr
+
+
+async def kmap_free_wakeup(vm_map: VmMap, addr: int, size: int) -> None:
+    """Free what kmap_alloc_wait returned, and wake those who sleep on the map if somebody wants addresses.
+
+    Locks: none on entry and exit. Sleeps: for the lock.
+
+    Args:
+        vm_map: the map it came from.
+        addr: rounded down to a page.
+        size: bytes; the end is rounded up to a page.
+
+    Source: sys/vm/vm_kern.c, kmap_free_wakeup.
+    """
+    await vm_map.lock.lock()
+    await vm_map.delete(F.trunc_page(addr), F.round_page(addr + size))
+    await vm_map.wake_for_space()
+    await vm_map.unlock()
+    vm_map.k.progress()
