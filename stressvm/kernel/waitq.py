@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
 
 
+def _holds(until: Callable[[], bool] | None, queue: WaitQueue) -> bool | None:
+    """Is what a sleeper waits for there? None if it gave no predicate. UsageError if the predicate fails."""
+    if until is None:
+        return None
+    try:
+        return bool(until())
+    except Exception as exc:
+        raise UsageError(
+            f"a predicate (until) of a sleep on {queue.ident.name} raised {type(exc).__name__}: {exc}"
+        ) from exc
+
+
 class QueueOps:
     """The operations of a wait queue; those that also touch an interlock are made when first needed."""
 
@@ -86,7 +98,7 @@ class WaitQueue(KernelObject):
             if interlock is not None and not relock:
                 interlock.drop(me)
             return Wake.SIGNAL
-        if until is not None and until():
+        if _holds(until, self):
             # It goes to sleep although what it waits for is there: only this moment can tell.
             k.trace.append((me, self.ops.sleep(interlock), True))
         else:
@@ -119,7 +131,7 @@ class WaitQueue(KernelObject):
         k.timer_fired()
         self.waiters.remove(me)
         # Was what it waited for there all the time? Only this moment can tell; what it means is for the checks.
-        k.trace.append((me, self.ops.timeout, sleep.until() if sleep.until is not None else None))
+        k.trace.append((me, self.ops.timeout, _holds(sleep.until, self)))
         th.sleep = None
         th.wake = Wake.TIMEOUT
         if back is not None:

@@ -381,7 +381,7 @@ def test_a_predicate_that_raises_is_the_scenarios_mistake() -> None:
     def until() -> bool:
         raise LookupError("pure?")
 
-    with pytest.raises(UsageError, match=r"a predicate \(until, holder\) raised LookupError: pure\?"):
+    with pytest.raises(UsageError, match=r"a predicate \(until\) of a sleep on s.channel raised LookupError: pure\?"):
         _hot(lambda k: _sleeper(k, "s", until))
 
 
