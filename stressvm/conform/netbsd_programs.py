@@ -61,7 +61,7 @@ VERDICTS: Final = frozenset({"lost-wakeup", "exhausted", "livelock"})
 SEARCH_MAX: Final = 10_000
 
 #: Visible operations after which an execution counts as endless: threads chase one another under an unfair schedule.
-STEPS_MAX: Final = 500
+STEPS_MAX: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from stressvm.conform.lone import LoneThread
 from stressvm.vm import freebsd
-from tests.model.test_netbsd_map import LoneThread
 
 FILE = Path(__file__).parents[1] / "data" / "freebsd.jsonl.gz"
 #: What a mapping that misses the last gap says, and what it changes: nothing.

@@ -13,8 +13,8 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from stressvm.conform.lone import LoneThread
 from stressvm.vm import freebsd
-from tests.model.test_netbsd_map import LoneThread
 
 UNIT = 1 << 18
 SUPER = freebsd.NBPDR // UNIT

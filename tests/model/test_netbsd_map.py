@@ -7,57 +7,17 @@ places and sizes in it are pages.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from stressvm import Kernel
-from stressvm.explore.random_walk import RandomWalk
+from stressvm.conform.lone import LoneThread
 from stressvm.vm import netbsd
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
-T = TypeVar("T")
 
 PAGE = netbsd.PAGE_SIZE
 SPAN = 40
 MINE = netbsd.UVM_KMF_VAONLY
-
-
-class LoneThread:
-    """A kernel with a single thread, whose operations a test does one at a time.
-
-    There is nobody to hand the baton to, so no operation is ever suspended and no driver is needed. `start` ends the
-    building of the world, `close` the thread.
-    """
-
-    def __init__(self) -> None:
-        self.k = Kernel(max_steps=1_000_000)
-        self.k.reset(RandomWalk(0))
-
-    def start(self) -> None:
-        """From here on the thread runs."""
-        self.k.spawn(self._nothing)
-        self.k.cur = 0
-
-    async def _nothing(self) -> None:
-        """The thread's own function, which is never called."""
-
-    def now(self, operation: Coroutine[Any, Any, T]) -> T:
-        """The result of an operation."""
-        try:
-            operation.send(None)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        raise AssertionError("a lone thread would have to wait")
-
-    def close(self) -> None:
-        """The thread will not run any more."""
-        self.k.threads[0].coro.close()
 
 
 @dataclass(frozen=True, slots=True)

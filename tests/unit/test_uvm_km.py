@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from stressvm import Kernel, Panic, UsageError
+from stressvm.conform.lone import LoneThread
 from stressvm.vm import netbsd
-from tests.model.test_netbsd_map import LoneThread
 from tests.support import every, explore, kinds, outcomes
 
 if TYPE_CHECKING:
@@ -556,10 +556,40 @@ def test_52_has_a_kernel_part_in_each_map() -> None:
     one.close()
 
 
-@pytest.mark.parametrize("version", ["5.2", "6"])
-def test_maps_that_search_from_the_top_are_refused_in_clear_words(version: str) -> None:
-    with pytest.raises(UsageError, match="VM_MAP_TOPDOWN maps are not modelled yet"):
-        netbsd.setup(LoneThread().k, 1, version=version, flags=netbsd.VM_MAP_TOPDOWN)
+def test_an_allocation_on_a_map_that_searches_from_the_top_panics_with_diagnostic_only() -> None:
+    """uvm_km_alloc gives the map's minimum as the hint, and the search begins at the top of the first gap."""
+    lone = LoneThread()
+    kmap = netbsd.setup(lone.k, 4, flags=netbsd.VM_MAP_TOPDOWN)
+    lone.start()
+    top = kmap.max_offset - PAGE
+    assert lone.now(netbsd.uvm_km_alloc(kmap, PAGE, 0, VAONLY)) == top
+    assert lone.now(netbsd.uvm_km_alloc(kmap, PAGE, 0, VAONLY)) == top - PAGE
+    assert (len(kmap.entries), kmap.first_free) == (1, None)
+    kmap.options = netbsd.Options.DIAGNOSTIC
+    with pytest.raises(Panic, match=r"KASSERT\(!topdown \|\| hint <= orig_hint\)"):
+        lone.now(netbsd.uvm_km_alloc(kmap, PAGE, 0, VAONLY))
+    lone.close()
+
+
+def test_a_submap_has_the_options_of_its_parent_and_its_own_direction() -> None:
+    lone = LoneThread()
+    kmap = netbsd.setup(lone.k, 4, options=netbsd.Options.DIAGNOSTIC)
+    lone.start()
+    sub = lone.now(netbsd.uvm_km_suballoc(kmap, kmap.min_offset, 2 * PAGE, netbsd.VM_MAP_TOPDOWN))
+    assert (sub.options, sub.topdown, kmap.topdown) == (netbsd.Options.DIAGNOSTIC, True, False)
+    lone.close()
+
+
+def test_a_wrong_first_free_breaks_an_invariant() -> None:
+    lone = LoneThread()
+    kmap = netbsd.setup(lone.k, 4)
+    kmap.fill(1, offset=0)
+    kmap.fill(1, offset=2)
+    kmap.check()
+    assert kmap.first_free is kmap.entries.first
+    kmap.first_free = kmap.entries.last
+    with pytest.raises(Panic, match=r"first_free is .* there is a gap before it"):
+        kmap.check()
 
 
 @pytest.mark.parametrize("version", ["6.1.4", "7", ""])

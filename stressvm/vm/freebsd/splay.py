@@ -46,9 +46,9 @@ class FirstFit:
         found, entry = self.entries.lookup(start)
         return entry.end if found and entry is not None else start
 
-    def at_root(self, addr: int) -> bool:  # noqa: ARG002 - there is no root
-        """Is the entry with this address the root, so that a lookup leaves the tree alone?"""
-        return False
+    def at_root(self, addr: int) -> bool:  # noqa: ARG002 - nobody knows the root
+        """Is the entry with this address the root, so that a lookup leaves the tree alone? An empty tree always is."""
+        return not len(self.entries)
 
     def splay(self, addr: int) -> None:
         """A lookup, which makes the entry found the root."""

@@ -27,7 +27,8 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
 
     Neighbouring allocations of one type become one map entry. Locks: none on entry and exit. Sleeps: for the map's
     lock unless UVM_KMF_TRYLOCK; for addresses with UVM_KMF_WAITVA, until there are some. Panics unless exactly one
-    memory type is given, and on a size of 0.
+    memory type is given, and on a size of 0; on a VM_MAP_TOPDOWN map with DIAGNOSTIC nearly always, because it gives the
+    map's minimum as the hint and the place found is above that.
 
     Args:
         vm_map: a kernel map.
