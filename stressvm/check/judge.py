@@ -57,7 +57,7 @@ def _left_behind(k: Kernel) -> Verdict | None:
 
 
 def _stuck(k: Kernel) -> Verdict | None:
-    graph = [wait for wait in waits(k) if not (k.threads[wait.thread].daemon and wait.asleep)]
+    graph = [wait for wait in waits(k) if not (k.threads[wait.thread].daemon and wait.idle)]
     if not graph:
         return None
     cycle = cycle_in(graph)

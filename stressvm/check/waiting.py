@@ -24,6 +24,7 @@ class Wait:
     what: str
     on: tuple[int, ...]
     asleep: bool
+    idle: bool = False
 
 
 def waits(k: Kernel) -> list[Wait]:
@@ -38,13 +39,13 @@ def waits(k: Kernel) -> list[Wait]:
             on = (holder,) if holder >= 0 else ()
             channel = sleep.queue.ident.name
             what = f"sleeps on {channel}" + (f" ({sleep.wmesg})" if sleep.wmesg != channel else "")
-            found.append(Wait(th.number, what, on, asleep=True))
+            found.append(Wait(th.number, what, on, asleep=True, idle=True))
         elif th.joining is not None:
             found.append(Wait(th.number, f"waits for {th.joining.name} to end", (th.joining.number,), asleep=False))
         else:
             op = k.pend[th.number]
             if op is None or op.obj.number < 0:
-                found.append(Wait(th.number, f"is at {op!r}", (), asleep=False))
+                found.append(Wait(th.number, f"is at {op!r}", (), asleep=False, idle=op is k.delay_op))
             else:
                 holders = tuple(k.objects[op.obj.number].holders())
                 found.append(Wait(th.number, f"waits for {op!r}", holders, asleep=False))
@@ -54,24 +55,22 @@ def waits(k: Kernel) -> list[Wait]:
 def cycle_in(graph: list[Wait]) -> tuple[int, ...]:
     """A cycle of threads, each waiting for the next, starting at its lowest number; empty if there is none."""
     edges = {wait.thread: wait.on for wait in graph}
+    seen: set[int] = set()
     for start in edges:
         path: list[int] = []
-        if _walk(start, edges, path, set()):
-            at = path.index(min(path))
-            return tuple(path[at:] + path[:at])
+        branches = [iter((start,))]
+        while branches:
+            at = next(branches[-1], -1)
+            if at < 0:
+                branches.pop()
+                if path:
+                    path.pop()
+            elif at in path:
+                del path[: path.index(at)]
+                least = path.index(min(path))
+                return tuple(path[least:] + path[:least])
+            elif at not in seen and at in edges:
+                seen.add(at)
+                path.append(at)
+                branches.append(iter(edges[at]))
     return ()
-
-
-def _walk(at: int, edges: dict[int, tuple[int, ...]], path: list[int], seen: set[int]) -> bool:
-    """Depth first from `at`; on success `path` is cut down to the cycle."""
-    if at in path:
-        del path[: path.index(at)]
-        return True
-    if at in seen or at not in edges:
-        return False
-    seen.add(at)
-    path.append(at)
-    if any(_walk(to, edges, path, seen) for to in edges[at]):
-        return True
-    path.pop()
-    return False

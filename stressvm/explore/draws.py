@@ -61,7 +61,7 @@ class Draws:
     def more(self) -> None:
         """At least twice as many draws; those there are stay as they are."""
         own = len(self.table)
-        self.table = (*self.table[:FIRST], *_draws(f"{self.seed}more:{self.number}", own))
+        self.table = (*self.table[:FIRST], *_draws(f"{self.seed}more:{self.number}", 2 * own))
 
     def below(self, n: int) -> int:
         """An integer from 0 to n-1; beyond 65536 from two draws."""

@@ -203,10 +203,18 @@ class _Watched(list["Event"]):
             if th.sleep is not None and th.sleep.until is not None:
                 self.untils[th.number] = th.sleep.until
         for t, until in self.untils.items():
-            if not until():
+            if not _holds(until):
                 self.since.pop(t, None)
             else:
                 self.since.setdefault(t, len(self) - 1)
+
+
+def _holds(until: Callable[[], bool]) -> bool:
+    """Between two steps it may look at what is being changed; to raise is to be false there."""
+    try:
+        return bool(until())
+    except Exception:  # noqa: BLE001 - user code
+        return False
 
 
 async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
@@ -215,7 +223,7 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
     build = subject.scenario.build
     watched: list[_Watched] = []
 
-    def watched_build(kernel: Kernel, **params: Any) -> None:
+    def watched_build(kernel: Kernel, /, **params: Any) -> None:
         trace = _Watched(kernel)
         watched.append(trace)
         kernel.trace = trace
@@ -225,8 +233,8 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
     verdict = await execute(spied, driver, tape, audit=True)
     if verdict is not None and verdict.kind == "rescued-sleep":
         verdict = _with_delay(verdict, watched[0])
-    watched[0].look()
     try:
+        watched[0].look()
         return Recording(
             subject=subject,
             verdict=verdict,
@@ -288,6 +296,10 @@ def digests(trace: list[Event]) -> tuple[str, ...]:
 
 def plain(value: Any) -> Any:
     """A value as it may stand in records: numbers, texts and containers of them; of anything else, the type."""
+    if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 64:
+        return hex(value)
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="backslashreplace").decode()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, enum.Enum):
@@ -295,5 +307,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     return f"<{type(value).__name__}>"

@@ -25,7 +25,7 @@ from stressvm.explore.schedule import Schedule
 from stressvm.explore.seen import Seen
 from stressvm.explore.shrink import Shrunk, shrink, switches
 from stressvm.explore.tape import Follow
-from stressvm.kernel.errors import ReplayDiverged, UsageError
+from stressvm.kernel.errors import ReplayDiverged, StressvmError, UsageError
 from stressvm.kernel.looped import looped
 from stressvm.kernel.stepped import stepped
 from stressvm.kernel.watchdog import Watchdog
@@ -147,6 +147,7 @@ class _Outcome(NamedTuple):
     steps: int
     picks: tuple[int, ...]
     verdict: Verdict | None
+    error: StressvmError | None = None
 
 
 async def hunt_subject(
@@ -279,16 +280,21 @@ class _Hunt:
         while not self.stop and self.next_number < executions:
             number = self.next_number
             self.next_number = number + 1
-            verdict = await execute(subject, lane, strategy, number, audit=number < AUDITED)
-            if verdict is None and number == result.executions and not self.stop:
+            try:
+                verdict = await execute(subject, lane, strategy, number, audit=number < AUDITED)
+                error = None
+            except StressvmError as exc:
+                verdict, error = None, exc
+            if error is None and verdict is None and number == result.executions and not self.stop:
                 result.executions = number + 1
                 result.steps += len(k.trace)
                 seen.add(hash(tuple(k.picks)))
                 if k.alive:
                     lane.unwind()
             else:
-                self.waiting[number] = _Outcome(number, len(k.trace), tuple(k.picks), verdict)
-                lane.unwind()
+                self.waiting[number] = _Outcome(number, len(k.trace), tuple(k.picks), verdict, error)
+                if error is None:
+                    lane.unwind()
             while self.waiting and not self.stop:
                 ready = self.waiting.pop(result.executions, None)
                 if ready is None:
@@ -310,6 +316,9 @@ class _Hunt:
 
     async def _take(self, outcome: _Outcome) -> None:
         """Count an outcome, in order of number; a bug not seen before becomes a finding."""
+        if outcome.error is not None:
+            self.stop = True
+            raise outcome.error
         result = self.result
         result.executions += 1
         result.steps += outcome.steps

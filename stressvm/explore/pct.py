@@ -88,7 +88,9 @@ class PCT:
     def end(self, k: Kernel) -> None:
         """See Strategy."""
         if not self.choices:
-            self.choices = max(1, len(k.picks))
+            self.choices = max(
+                1, sum(1 for _, op, _ in k.trace if op not in (k.choose_op, k.record_op, k.spawn_op, k.signal_op))
+            )
 
     def _most_urgent(self, mask: int) -> int:
         for t in self.order:

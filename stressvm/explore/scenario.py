@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from stressvm.check.verdict import KINDS, UNUSABLE
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.kernel import Timers
@@ -84,13 +86,23 @@ class Scenario:
 
 def _convert(scenario: str, name: str, value: object, kind: type) -> Any:
     if type(value) is kind:
-        return value
+        return _storable(scenario, name, value)
     if kind is bool and str(value).lower() in ("true", "false", "1", "0", "yes", "no"):
         return str(value).lower() in ("true", "1", "yes")
     if kind is not bool:
-        with suppress(ValueError):
-            return kind(value)
+        with suppress(ValueError, TypeError, OverflowError):
+            return _storable(scenario, name, kind(value))
     raise UsageError(f"scenario {scenario}: parameter {name}={value!r} is no {kind.__name__}")
+
+
+def _storable(scenario: str, name: str, value: Any) -> Any:
+    """A value that a schedule can carry: what JSON has, of 64 bits at most."""
+    try:
+        if orjson.loads(orjson.dumps(value)) == value:
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"scenario {scenario}: parameter {name}={value!r} cannot be written into a schedule")
 
 
 def scenario(

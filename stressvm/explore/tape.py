@@ -42,7 +42,7 @@ class Tape:
         """See Strategy."""
         candidates = k.candidates(mask)
         index = self.thread_index(k, candidates)
-        self._note(k, index, len(candidates), preempting=index > 0 and candidates[0] == k.cur)
+        self._note(k, index, len(candidates), preempting=index > 0 and candidates[0] == k.cur and k.cur not in k.timers)
         return candidates[index]
 
     def choose(self, k: Kernel, n: int) -> int:
@@ -68,6 +68,13 @@ class Tape:
         self.arities.append(arity)
         self.steps.append(len(k.trace))
         self.preempting.append(preempting)
+
+
+def diverged(k: Kernel, text: str) -> ReplayDiverged:
+    """The exception to raise: noted in the kernel first, so that no `except` of the code under test can swallow it."""
+    exc = ReplayDiverged(text)
+    k.abort(exc)
+    return exc
 
 
 class Follow(Tape):
@@ -98,9 +105,10 @@ class Follow(Tape):
         return self.picks[self.at]
 
     def _diverged(self, k: Kernel, what: str) -> ReplayDiverged:
-        return ReplayDiverged(
+        return diverged(
+            k,
             f"the scenario is not deterministic: repeating an execution, at step {len(k.trace)} {what}. "
-            "Something outside the kernel's objects decides: a global, a random number, the order of a set, the clock"
+            "Something outside the kernel's objects decides: a global, a random number, the order of a set, the clock",
         )
 
 
@@ -125,14 +133,15 @@ class Strict(Tape):
         schedule = self.schedule
         step = len(k.trace)
         if self.at >= len(schedule.choices):
-            raise ReplayDiverged(
+            raise diverged(
+                k,
                 f"replay diverged at step {step}: expected the execution to be over after "
-                f"{len(schedule.choices)} decisions, but there is one more, among {what}"
+                f"{len(schedule.choices)} decisions, but there is one more, among {what}",
             )
         expected = schedule.arities[self.at]
         if expected != arity:
-            raise ReplayDiverged(
-                f"replay diverged at step {step}, decision {self.at}: expected {expected} alternatives, found {what}"
+            raise diverged(
+                k, f"replay diverged at step {step}, decision {self.at}: expected {expected} alternatives, found {what}"
             )
         return schedule.choices[self.at]
 

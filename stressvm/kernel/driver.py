@@ -121,7 +121,11 @@ def conclude(k: Kernel, th: Thread, exc: BaseException) -> None:
         k.abort(exc)
         return
     kind = "assertion" if isinstance(exc, AssertionError) else "exception"
-    k.stop(kind, f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - user code: an exception may be unable to say what it is
+        text = "(its text cannot be told)"
+    k.stop(kind, f"{type(exc).__name__}: {text}" if text else type(exc).__name__)
 
 
 def give_up(th: Thread) -> NoReturn:

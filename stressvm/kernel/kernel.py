@@ -20,6 +20,7 @@ import enum
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 from stressvm.kernel.errors import InternalError, Over, Panic, UsageError
 from stressvm.kernel.op import NOTHING, READ, THREADS_AT_FIRST, WRITE, Event, ObjectId, Op
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 Ops = TypeVar("Ops")
 Made = TypeVar("Made")
+
+#: Alternatives of a data choice; strategies draw 32 bits.
+CHOICES_MAX: Final = 1 << 32
 
 #: A timer that keeps re-arming without progress fires this often in one operation, then no more.
 FIRES_MAX: Final = 2
@@ -110,7 +114,7 @@ class Kernel:
         self.baton: Awaitable[None] = NO_BATON
         self.cache: list[tuple[str, str | None, ObjectId, Any]] = []
         self.capacity = THREADS_AT_FIRST
-        self.thread_ops: list[Op] = []
+        self.thread_ops: WeakSet[Op] = WeakSet()
         self.choose_op = Op("choose", NOTHING, (), self.capacity)
         self.delay_op = Op("delay", NOTHING, (), self.capacity)
         self.record_op = Op("record", NOTHING, (), self.capacity)
@@ -121,6 +125,7 @@ class Kernel:
         self.threads: list[Thread] = []
         self.trace: list[Event] = []
         self.cur = -1
+        self.alive = 0
         self.over = True
         #: Counts executions, for whoever wants to know whether it is still the same one.
         self.serial = 0
@@ -188,6 +193,11 @@ class Kernel:
         self.over = True
         self.limit = -1
         self.strategy.end(self)
+
+    def abandon(self) -> None:
+        """Whoever runs executions was interrupted, perhaps in the middle of one: it is over, with no verdict."""
+        self.over = True
+        self.limit = -1
 
     def stop(self, kind: str, text: str) -> None:
         """End the execution from inside, at the current thread's step, with a reason; the first reason counts."""
@@ -331,7 +341,7 @@ class Kernel:
 
     def cover(self, op: Op) -> Op:
         """Keep an operation's events in step with the number of threads."""
-        self.thread_ops.append(op)
+        self.thread_ops.add(op)
         return op
 
     # ---------------------------------------------------------------- what scenarios use
@@ -431,12 +441,12 @@ class Kernel:
         self.may_sleep("delay")
         me = self.cur
         self.timers[me] = self.now + ticks
-        if self.timers_mode is not Timers.ANYTIME:
+        th = self.threads[me]
+        if self.timers_mode is not Timers.ANYTIME or (th.daemon and th.fires >= FIRES_MAX):
             self.enabled &= ~(1 << me)
         if self.away(self.delay_op):
             await self.baton
         self.timer_fired()
-        th = self.threads[me]
         if not th.daemon:
             th.fires -= 1
         self.trace.append((me, self.delay_op, ticks))
@@ -447,6 +457,8 @@ class Kernel:
             raise Over
         if n < 1:
             raise UsageError(f"k.choose({n}): there must be at least one alternative")
+        if n > CHOICES_MAX:
+            raise UsageError(f"k.choose({n}): at most {CHOICES_MAX} alternatives can be told apart")
         value = 0
         if n > 1:
             value = self.strategy.choose(self, n)
@@ -470,8 +482,10 @@ class Kernel:
             th.fires = 0
             if not th.daemon:
                 for other in self.threads:
-                    if other.daemon:
+                    if other.daemon and other.fires:
                         other.fires = 0
+                        if self.timers_mode is Timers.ANYTIME and other.number in self.timers:
+                            self.enabled |= 1 << other.number
 
     def psignal(self, thread: Thread) -> None:
         """Post a signal to a thread: an interruptible sleep ends with SIGNAL, now or when next tried. No switch.

@@ -104,7 +104,10 @@ class Looped:
 async def looped(k: Kernel) -> AsyncIterator[Looped]:
     """A pool of parked tasks for the executions of one kernel."""
     async with trio.open_nursery() as nursery:
+        driver = Looped(k, nursery)
         try:
-            yield Looped(k, nursery)
+            yield driver
         finally:
+            k.abandon()
+            driver.unwind()
             nursery.cancel_scope.cancel()

@@ -47,7 +47,7 @@ class Op:
         events: `events[t]` is the event `(t, op, None)` of thread number t.
     """
 
-    __slots__ = ("accesses", "events", "kind", "obj")
+    __slots__ = ("__weakref__", "accesses", "events", "kind", "obj")
 
     def __init__(self, kind: str, obj: ObjectId, accesses: Iterable[tuple[int, bool]], threads: int) -> None:
         self.kind = kind

@@ -124,7 +124,9 @@ class Stepped:
         return [*(partial(audited, number, send) for number, send in enumerate(self.sends[:-1])), _ended]
 
     def close(self) -> None:
-        """Give all tasks back to Trio, where they end."""
+        """Give all tasks back to Trio, where they end; a task in the middle of a thread must leave it first."""
+        self.k.abandon()
+        self.unwind()
         self.closing = True
         for send in self.sends[:-1]:
             send(None)

@@ -64,9 +64,12 @@ class Prologue:
         if k.trace and any(op.obj.number >= 0 for _, op, _ in k.trace):
             return real.pick(k, mask)
         # Nothing has been done yet: no thread has the baton, so nobody can be preempted by the first choice.
+        me = k.cur
         k.cur = -1
-        k.cur = real.pick(k, mask)
-        return k.cur
+        try:
+            return real.pick(k, mask)
+        finally:
+            k.cur = me
 
     def choose(self, k: Kernel, n: int) -> int:
         """Data choices are real from the start."""

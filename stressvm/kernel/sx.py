@@ -76,9 +76,11 @@ class Sx(RwCore, Interlock):
 
 
 class FreeBSDSx(Sx):
-    """The lock with the kernel's refusal: a new sharer waits while somebody waits for it exclusively.
+    """The lock with the kernel's refusal: a new sharer waits while somebody sleeps for it exclusively.
 
-    One that already shares some sx lock is let in all the same: the kernel's guard against self-deadlock.
+    One that already shares some sx lock is let in all the same: the kernel's guard against self-deadlock. A contended
+    request is two visible operations, the attempt, which queues, and the grant; `want_read` and `want_write` are the
+    bits of those that queue, so only a writer whose attempt has been made is in anybody's way.
     """
 
     __slots__ = ()
@@ -87,6 +89,52 @@ class FreeBSDSx(Sx):
         super()._refresh()
         if self.want_write and self.owner < 0:
             self.k.enabled &= ~(self.want_read & ~self._sharers())
+
+    async def _read(self) -> None:
+        k = self.k
+        me = k.cur
+        self._check_entry("read", me)
+        if k.away(self.ops.enter_read if self._can(Rw.READER) else self.ops.block_read):
+            await k.baton
+        if not self._can(Rw.READER):
+            self.want_read |= 1 << me
+            self._refresh()
+            k.trace.append(self.ops.block_read.events[me])
+            if k.away(self.ops.enter_read):
+                await k.baton
+        self._got_read(me)
+        k.trace.append(self.ops.enter_read.events[me])
+
+    async def _write(self) -> None:
+        k = self.k
+        me = k.cur
+        self._check_entry("write", me)
+        if k.away(self.ops.enter_write if self._can(Rw.WRITER) else self.ops.block_write):
+            await k.baton
+        if not self._can(Rw.WRITER):
+            await self._queue_for_write(me)
+        self._got_write(me)
+        k.trace.append(self.ops.enter_write.events[me])
+
+    async def _queue_for_write(self, me: int) -> None:
+        k = self.k
+        self.want_write |= 1 << me
+        self._refresh()
+        k.trace.append(self.ops.block_write.events[me])
+        if k.away(self.ops.enter_write):
+            await k.baton
+
+    def ask(self, t: int) -> None:
+        """See Interlock: the attempt is always possible."""
+        k = self.k
+        k.pend[t] = self.ops.block_write
+        k.enabled |= 1 << t
+
+    async def regain(self, me: int) -> None:
+        """See Interlock."""
+        if not self._can(Rw.WRITER):
+            await self._queue_for_write(me)
+        await super().regain(me)
 
     def _sharers(self) -> int:
         """The bits of all threads that share some sx lock."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from stressvm.kernel.object import Interlock
     from stressvm.kernel.waitq import WaitQueue
 
-_OURS: Final = str(Path(__file__).resolve().parent)
+#: As code objects of this folder have it, whatever links lead here.
+_COMPREHENSION: Final = re.compile(r"((\.<locals>)?\.?<(list|set|dict)comp>)+$")
+_OURS: Final = str(Path(__file__).parent) + os.sep
 
 
 class Wake(enum.Enum):
@@ -108,7 +112,8 @@ def _frame(frame: FrameType, lineno: int) -> Frame:
 
     code = frame.f_code
     text = linecache.getline(code.co_filename, lineno, frame.f_globals).strip()
-    name = getattr(code, "co_qualname", code.co_name)
+    # Python 3.12 has no frames of comprehensions any more.
+    name = _COMPREHENSION.sub("", code.co_qualname) or code.co_name
     return Frame(code.co_filename, lineno, name, text, code.co_filename.startswith(_OURS))
 
 

@@ -32,9 +32,9 @@ def _holds(until: Callable[[], bool] | None, queue: WaitQueue) -> bool | None:
     try:
         return bool(until())
     except Exception as exc:
-        raise UsageError(
-            f"a predicate (until) of a sleep on {queue.ident.name} raised {type(exc).__name__}: {exc}"
-        ) from exc
+        error = UsageError(f"a predicate (until) of a sleep on {queue.ident.name} raised {type(exc).__name__}: {exc}")
+        queue.k.abort(error)
+        raise error from exc
 
 
 class QueueOps:
