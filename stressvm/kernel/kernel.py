@@ -253,12 +253,11 @@ class Kernel:
     def _idle(self) -> None:
         """Nothing is enabled: virtual time jumps to the next timer that may fire; without one, nobody goes on."""
         threads = self.threads
-        never = self.timers_mode is Timers.NEVER
         due = 0
         deadline = 0
         for t, when in self.timers.items():
             th = threads[t]
-            if (th.sleep is not None or th.daemon) and (th.fires >= FIRES_MAX or (never and not th.daemon)):
+            if th.fires >= FIRES_MAX and (th.sleep is not None or th.daemon):
                 continue
             if not due or when < deadline:
                 due, deadline = 1 << t, when
