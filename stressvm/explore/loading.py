@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from functools import cache
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from stressvm.kernel.thread import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import CodeType
 
 
 def shipped_folder() -> Path:
@@ -116,13 +118,25 @@ def load(file: Path) -> list[Scenario]:
     return list(_load(file))
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles a scenario's file each time it is loaded.
+
+    Python's cache of bytecode knows a source by its size and the second of its change: a scenario edited twice within
+    a second would be run as it was before, against the digest of what it is now.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        del fullname
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 @cache
 def _load(file: Path) -> tuple[Scenario, ...]:
     name = f"stressvm_scenario_{hashlib.blake2b(str(file).encode(), digest_size=6).hexdigest()}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    spec = spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
+    if file.suffix != ".py" or spec is None or spec.loader is None:
         raise UsageError(f"{file}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     sys.modules[name] = module
     folder = str(file.parent)
     if folder not in sys.path:
