@@ -132,7 +132,7 @@ class Replay:
         self.now(self.map.lock.lock())
         got = freebsd.vm_map_insert(self.map, self.object(), 0, number(op["start"]), number(op["end"]))
         self.kept(got)
-        self.now(self.map.unlock())
+        self.now(self.map.lock.unlock())
         assert got == code(op["rc"]), where
 
     def insert_bulk(self, op: dict[str, Any], where: str) -> None:
@@ -142,7 +142,7 @@ class Replay:
     def delete(self, op: dict[str, Any], where: str) -> None:
         self.now(self.map.lock.lock())
         got = self.now(freebsd.vm_map_delete(self.map, number(op["start"]), number(op["end"])))
-        self.now(self.map.unlock())
+        self.now(self.map.lock.unlock())
         assert got == code(op["rc"]), where
 
     def remove(self, op: dict[str, Any], where: str) -> None:
@@ -159,7 +159,7 @@ class Replay:
     def lookup(self, op: dict[str, Any], where: str) -> None:
         self.now(self.map.lock.lock())
         found, entry = self.now(freebsd.vm_map_lookup_entry(self.map, number(op["addr"])))
-        self.now(self.map.unlock())
+        self.now(self.map.lock.unlock())
         assert found == op["found"], where
         assert ([entry.start, entry.end] if entry is not None else None) == (
             [number(word) for word in op["entry"]] if op["entry"] is not None else None
@@ -168,7 +168,7 @@ class Replay:
     def findspace(self, op: dict[str, Any], where: str) -> None:
         self.now(self.map.lock.lock())
         got = freebsd.vm_map_findspace(self.map, number(op["start"]), number(op["length"]))
-        self.now(self.map.unlock())
+        self.now(self.map.lock.unlock())
         expected = op["addr"]
         if self.is_2013:
             expected = op.get("addr_2013", expected)

@@ -178,7 +178,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     def locked(self, operation: Any) -> Any:
         self.lone.now(self.map.lock.lock())
         result = operation()
-        self.lone.now(self.map.unlock())
+        self.lone.now(self.map.lock.unlock())
         return result
 
     @rule(at=places, length=st.integers(0, 12), like=likes)
@@ -318,7 +318,7 @@ class AgainstPlainList(RuleBasedStateMachine):
         timestamp = lock.timestamp.peek()
         found, entry = self.lone.now(freebsd.vm_map_lookup_entry(self.map, place * UNIT))
         assert lock.timestamp.peek() == timestamp
-        self.lone.now(self.map.unlock() if write else lock.unlock_read())
+        self.lone.now(self.map.lock.unlock() if write else lock.unlock_read())
         before = [one for one in self.plain.ranges if one[0] <= place]
         assert found == bool(before and place < before[-1][1])
         if self.kind is freebsd.MapKind.SYSTEM:

@@ -258,7 +258,7 @@ def test_a_busy_count_below_zero_panics(make: Make) -> None:
 @BOTH_POLICIES
 def test_an_upgrade_waits_for_other_readers_and_succeeds_in_spite_of_them(sx: type[Sx]) -> None:
     def build(k: Kernel) -> None:
-        lock = UserMapLock(k, "m", nothing, sx)
+        lock = UserMapLock(k, "m", nothing, sx=sx)
 
         async def upgrades() -> None:
             await lock.lock_read()
@@ -287,7 +287,7 @@ def test_an_upgrade_waits_for_other_readers_and_succeeds_in_spite_of_them(sx: ty
 @BOTH_POLICIES
 def test_an_upgrade_that_loses_to_a_writer_holds_nothing(sx: type[Sx]) -> None:
     def build(k: Kernel) -> None:
-        lock = UserMapLock(k, "m", nothing, sx)
+        lock = UserMapLock(k, "m", nothing, sx=sx)
 
         async def upgrades() -> None:
             await lock.lock_read()

@@ -58,7 +58,7 @@ class One(LoneThread):
         return entry
 
     def unlock(self) -> None:
-        self.now(self.map.unlock())
+        self.now(self.map.lock.unlock())
 
     def entries(self) -> list[tuple[int, int]]:
         low = self.map.min_offset
@@ -287,7 +287,7 @@ def test_a_delete_waits_for_an_entry_in_transition(kind: MapKind, *, disturbed: 
                 piece.eflags &= ~(freebsd.MAP_ENTRY_IN_TRANSITION | freebsd.MAP_ENTRY_NEEDS_WAKEUP)
                 piece.wiring_thread = -1
             await vm_map.lock.wakeup()
-            await vm_map.unlock()
+            await vm_map.lock.unlock()
 
         async def other() -> None:
             await vm_map.lock.lock()
@@ -295,7 +295,7 @@ def test_a_delete_waits_for_an_entry_in_transition(kind: MapKind, *, disturbed: 
             if found:
                 assert piece is not None
                 vm_map.clip_start(piece, low + 2 * PAGE)
-            await vm_map.unlock()
+            await vm_map.lock.unlock()
 
         async def look(threads: list[Any]) -> None:
             for thread in threads:

@@ -100,9 +100,11 @@ from stressvm.vm.freebsd.vm_kern import (
     kmap_free_wakeup,
 )
 from stressvm.vm.freebsd.vm_map import (
+    VmMap,
+)
+from stressvm.vm.freebsd.vm_map_core import (
     MapKind,
     Search,
-    VmMap,
 )
 from stressvm.vm.freebsd.vm_map_entry import (
     VmMapEntry,

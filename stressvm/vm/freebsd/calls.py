@@ -12,10 +12,11 @@ from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.map_lock import UserMapLock
 from stressvm.vm.freebsd.versions import VERSIONS
-from stressvm.vm.freebsd.vm_map import MapKind, Search, VmMap
+from stressvm.vm.freebsd.vm_map_core import MapKind, Search
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.freebsd.vm_map import VmMap
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
     from stressvm.vm.freebsd.vm_object import VmObject
 
@@ -74,7 +75,7 @@ async def vm_map_remove(vm_map: VmMap, start: int, end: int) -> int:
     """
     await vm_map.lock.lock()
     result = await vm_map.delete(*vm_map.range_check(start, end))
-    await vm_map.unlock()
+    await vm_map.lock.unlock()
     vm_map.k.progress()
     return result
 
@@ -103,7 +104,7 @@ async def vm_map_fixed(
         result = await vm_map.delete(start, end)
     if not result:
         result = vm_map.insert(obj, offset, start, end, prot, max_prot, cow)
-    await vm_map.unlock()
+    await vm_map.lock.unlock()
     vm_map.k.progress()
     return result
 

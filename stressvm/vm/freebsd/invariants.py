@@ -14,11 +14,11 @@ from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stressvm.vm.freebsd.vm_map import VmMap
+    from stressvm.vm.freebsd.vm_map_core import MapCore
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
 
 
-def structure(vm_map: VmMap) -> str | None:
+def structure(vm_map: MapCore) -> str | None:
     """G1 to G4: entries in order, within the map, counted; every recorded gap is what it says."""
     try:
         vm_map.entries._check()  # noqa: SLF001 - the entries' own proof
@@ -28,19 +28,19 @@ def structure(vm_map: VmMap) -> str | None:
     return None
 
 
-def size(vm_map: VmMap) -> str | None:
+def size(vm_map: MapCore) -> str | None:
     """G2: the map's size is the sum of all entries but the guards."""
     total = sum(entry.size for entry in vm_map.entries if not entry.guard)
     return None if total == vm_map.size else f"size is {vm_map.size:#x}, but the entries add up to {total:#x}"
 
 
-def bounds(vm_map: VmMap) -> str | None:
+def bounds(vm_map: MapCore) -> str | None:
     """G5: the map's ends stay where they were."""
     now = (vm_map.entries.min, vm_map.entries.max)
     return None if now == vm_map.bounds else f"the map was {_range(*vm_map.bounds)} and is {_range(*now)}"
 
 
-def rights(vm_map: VmMap) -> str | None:
+def rights(vm_map: MapCore) -> str | None:
     """G6: no more rights than the most allowed; wirings add up."""
     for entry in vm_map.entries:
         if entry.protection & ~entry.max_protection:
@@ -56,7 +56,7 @@ def rights(vm_map: VmMap) -> str | None:
     return None
 
 
-def flags(vm_map: VmMap) -> str | None:
+def flags(vm_map: MapCore) -> str | None:
     """G8: a guard has nothing; a submap is never copied on write; what needs a copy is."""
     for entry in vm_map.entries:
         eflags = entry.eflags
@@ -71,7 +71,7 @@ def flags(vm_map: VmMap) -> str | None:
     return None
 
 
-def merged(vm_map: VmMap) -> str | None:
+def merged(vm_map: MapCore) -> str | None:
     """G9: alike neighbours only where nobody has tried to merge them, after a clip."""
     for prev, entry in pairwise(vm_map.entries):
         if entry.start not in vm_map.seams and vm_map.may_merge(prev, entry):
@@ -88,7 +88,7 @@ def _range(start: int, end: int) -> str:
 
 
 #: Each by the name that a panic gives it.
-INVARIANTS: Final[dict[str, Callable[[VmMap], str | None]]] = {
+INVARIANTS: Final[dict[str, Callable[[MapCore], str | None]]] = {
     "G1-G4 structure": structure,
     "G2 size": size,
     "G5 bounds": bounds,

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _TIMESTAMP_MASK: Final = 0xFFFFFFFF
 
 
+def _nothing() -> None:
+    """Nothing is left to do after a release."""
+
+
 class _MapLock:
     """What both kinds share.
 
@@ -193,17 +197,32 @@ class UserMapLock(_MapLock):
         k: the kernel.
         name: the map's name.
         on_release: as for all.
+        released: called after every release, when the thread holds the lock no more, but not before a sleep on the
+            map: what the thread has unmapped is let go of then.
         sx: the class of lock, which is its grant policy.
     """
 
-    def __init__(self, k: Kernel, name: str, on_release: Callable[[], None], sx: type[Sx] = Sx) -> None:
+    def __init__(
+        self,
+        k: Kernel,
+        name: str,
+        on_release: Callable[[], None],
+        released: Callable[[], None] = _nothing,
+        sx: type[Sx] = Sx,
+    ) -> None:
         super().__init__(k, name, on_release)
+        self.released = released
         self.sx = sx(k, f"{name}.lock")
 
     async def lock(self) -> None:
         """vm_map_lock: acquire for writing; the timestamp moves. Sleeps: yes."""
         await self.sx.xlock()
         self.moved()
+
+    async def unlock(self) -> None:
+        """vm_map_unlock: release a write hold; then what the thread unmapped is let go of. Locks: held for writing."""
+        await super().unlock()
+        self.released()
 
     async def trylock(self) -> bool:
         """vm_map_trylock: the timestamp moves only if it succeeds. Sleeps: no."""
@@ -225,6 +244,7 @@ class UserMapLock(_MapLock):
         if self.sx.xlocked():
             raise self.k.panic(f"vm_map_unlock_read: {self.name} is locked for writing")
         await self.sx.unlock()
+        self.released()
 
     async def lock_upgrade(self) -> bool:
         """vm_map_lock_upgrade: from reading to writing; False means that the caller holds *nothing* any more.
@@ -237,6 +257,7 @@ class UserMapLock(_MapLock):
         if not await self.sx.try_upgrade():
             timestamp = self.timestamp.peek()
             await self.sx.unlock()
+            self.released()
             await self.sx.xlock()
             if self.changed_since(timestamp):
                 await self.sx.unlock()

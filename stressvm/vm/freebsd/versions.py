@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, ClassVar
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.pmap import pmap_align_superpage
-from stressvm.vm.freebsd.vm_map import MapKind, Search, VmMap
+from stressvm.vm.freebsd.vm_map import VmMap
+from stressvm.vm.freebsd.vm_map_core import MapKind, Search
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -108,7 +109,7 @@ class VmMap2013(VmMap):
             result, start = self.find_locked(
                 obj, offset, addr, length, max_addr, find_space, alignment, prot, max_prot, cow
             )
-            await self.unlock()
+            await self.lock.unlock()
             if start is not None or find_space != F.VMFS_OPTIMAL_SPACE:
                 return result, 0 if result or start is None else start
             find_space = F.VMFS_ANY_SPACE
@@ -204,7 +205,7 @@ class VmMap13(VmMap):
         if not result:
             end = (start + length) & F.VM_OFFSET_MASK
             result = self.insert(obj, offset, start, end, prot, max_prot, cow)
-        await self.unlock()
+        await self.lock.unlock()
         return result, 0 if result else start
 
     async def place(

@@ -45,12 +45,12 @@ async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
         if addr is not None:
             break
         if vm_map.max_offset - vm_map.min_offset < size:
-            await vm_map.unlock()
+            await vm_map.lock.unlock()
             cred.swap_release(size)
             return 0
         await vm_map.wait_for_space(size)
     vm_map.insert(None, 0, addr, addr + size, vm_map.KMAP_PROT, vm_map.KMAP_PROT, F.MAP_ACC_CHARGED)
-    await vm_map.unlock()
+    await vm_map.lock.unlock()
     vm_map.k.progress()
     return addr
 
@@ -70,5 +70,5 @@ async def kmap_free_wakeup(vm_map: VmMap, addr: int, size: int) -> None:
     await vm_map.lock.lock()
     await vm_map.delete(F.trunc_page(addr), F.round_page(addr + size))
     await vm_map.wake_for_space()
-    await vm_map.unlock()
+    await vm_map.lock.unlock()
     vm_map.k.progress()

@@ -8,7 +8,7 @@ from stressvm.vm.entry import Entry
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 
 if TYPE_CHECKING:
-    from stressvm.vm.freebsd.vm_map import VmMap
+    from stressvm.vm.freebsd.vm_map_core import MapCore
     from stressvm.vm.freebsd.vm_object import Ucred, VmObject
 
 
@@ -50,7 +50,7 @@ class VmMapEntry(Entry):
         super().__init__(start, end)
         self.object = obj
         self.offset = offset
-        self.sub_map: VmMap | None = None
+        self.sub_map: MapCore | None = None
         self.eflags = 0
         self.protection = F.VM_PROT_RW
         self.max_protection = F.VM_PROT_ALL

@@ -1,0 +1,271 @@
+"""The state of FreeBSD's struct vm_map, and what every operation is made of: look up, clip, merge, wait, let go.
+
+The entries are changed under the write lock alone. What is unmapped from a user map is let go of after the lock is:
+dropping the last reference to an object may sleep.
+
+A module an operation stands on this one (`vm_map_insert`, `vm_map_delete`, ...), and `vm_map` puts them together.
+Planted defects override one of the small methods in a subclass of a version's map.
+
+Source: sys/vm/vm_map.c of release/10.4 ("2013") and releng/13.0 ("13"): vm_map_lookup_entry, vm_map_entry_link,
+vm_map_clip_start, vm_map_clip_end, vm_map_try_merge_entries, vm_map_process_deferred.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+from stressvm.kernel.errors import UsageError
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.invariants import INVARIANTS
+from stressvm.vm.freebsd.map_lock import SystemMapLock, UserMapLock
+from stressvm.vm.freebsd.splay import FirstFit, SplayTree
+from stressvm.vm.freebsd.vm_object import VmObject
+from stressvm.vm.skiplist import EntryList
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+
+
+class MapKind(Enum):
+    """Which lock a map has, and which pmap is under it."""
+
+    #: A mutex; the kernel's pmap.
+    SYSTEM = "system"
+    #: A kernel submap such as exec_map: a lock that is slept for; the kernel's pmap.
+    SUBMAP = "submap"
+    #: A process's map.
+    USER = "user"
+
+
+class Search(Enum):
+    """How a map of version 13 finds space."""
+
+    #: As documented.
+    FIRST_FIT = "first-fit"
+    #: As it does: a splay tree decides, and the gap after the last entry may be missed.
+    SPLAY = "splay"
+
+
+class MapCore:
+    """A map; make one with `setup` of this package, which chooses the class of a version.
+
+    Args:
+        k: the kernel.
+        min_offset, max_offset: its range, half open, in bytes.
+        kind: its lock and pmap.
+        name: as reports show it.
+        search: how it finds space.
+        flags: MAP_WXORX or 0.
+
+    Attributes:
+        size: the sum of the lengths of all entries but guards, in bytes.
+        needs_wakeup: somebody sleeps in kmap_alloc_wait.
+        seams: where alike neighbours may touch unmerged, since they were clipped there (the model's own bookkeeping).
+    """
+
+    version: ClassVar[str]
+    #: An entry with one of these is merged with no other.
+    NOMERGE_MASK: ClassVar[int]
+    #: What kmap_alloc_wait maps with.
+    KMAP_PROT: ClassVar[int]
+
+    def __init__(
+        self,
+        k: Kernel,
+        min_offset: int,
+        max_offset: int,
+        *,
+        kind: MapKind = MapKind.USER,
+        name: str = "map",
+        search: Search = Search.FIRST_FIT,
+        flags: int = 0,
+    ) -> None:
+        if not 0 <= min_offset < max_offset <= F.VM_OFFSET_MASK:
+            raise UsageError(f"a map from {min_offset:#x} to {max_offset:#x}: the second must be larger, in 64 bits")
+        self.k = k
+        self.name = name
+        self.kind = kind
+        self.flags = flags
+        self.entries: EntryList[VmMapEntry] = EntryList(min_offset, max_offset)
+        self.tree = (SplayTree if search is Search.SPLAY else FirstFit)(self.entries)
+        self.bounds = (min_offset, max_offset)
+        self.lock: SystemMapLock | UserMapLock = self.make_lock()
+        self.size = 0
+        self.needs_wakeup = False
+        self.seams: set[int] = set()
+
+    def make_lock(self) -> SystemMapLock | UserMapLock:
+        """The map's lock."""
+        if self.kind is MapKind.SYSTEM:
+            return SystemMapLock(self.k, self.name, self.check)
+        return UserMapLock(self.k, self.name, self.check, self.process_deferred)
+
+    @property
+    def min_offset(self) -> int:
+        """The lowest address."""
+        return self.entries.min
+
+    @property
+    def max_offset(self) -> int:
+        """One past the highest address."""
+        return self.entries.max
+
+    def range_check(self, start: int, end: int) -> tuple[int, int]:
+        """VM_MAP_RANGE_CHECK: cut a range to the map's."""
+        start = max(start, self.min_offset)
+        end = min(end, self.max_offset)
+        return min(start, end), end
+
+    # ------------------------------------------------------------ lookup
+
+    def must_be_locked(self, call: str) -> None:
+        """The caller holds the write lock, or is building the world."""
+        if self.k.cur >= 0 and not self.lock.locked():
+            raise self.k.panic(f"{call}: KASSERT: {self.name} is not locked for writing")
+
+    def lookup(self, addr: int) -> tuple[bool, VmMapEntry | None]:
+        """vm_map_lookup_entry under the write lock: is `addr` mapped, and the entry, or else the one before it."""
+        self.tree.splay(addr)
+        return self.entries.lookup(addr)
+
+    def after(self, entry: VmMapEntry | None) -> VmMapEntry | None:
+        """The entry after this one, None standing for the map's header."""
+        return self.entries.next_of(entry) if entry is not None else self.entries.first
+
+    # ------------------------------------------------------------ entries
+
+    def link(self, entry: VmMapEntry) -> None:
+        """vm_map_entry_link, for an entry that overlaps no other, and the map's size."""
+        opened = self.tree.open(entry.start)
+        self.entries.insert(entry)
+        self.tree.linked(opened, entry)
+        if not entry.guard:
+            self.size += entry.size
+
+    def resize(self, entry: VmMapEntry, end: int) -> None:
+        """vm_map_entry_resize: another end."""
+        opened = self.tree.open(entry.start, after=True)
+        self.entries.resize(entry, end=end)
+        self.tree.resized(opened)
+
+    def clip_start(self, entry: VmMapEntry, addr: int) -> None:
+        """vm_map_clip_start: `entry` begins at `addr` or above; what was below is an entry of its own now."""
+        if addr <= entry.start:
+            return
+        self.back(entry)
+        opened = self.tree.open(entry.start, before=True)
+        front = self.entries.clip_start(entry, addr)
+        entry.offset += front.size
+        self.tree.linked(opened, front)
+        self.clipped(front, addr)
+
+    def clip_end(self, entry: VmMapEntry, addr: int) -> None:
+        """vm_map_clip_end: `entry` ends at `addr` or below; what was above is an entry of its own now."""
+        if addr >= entry.end:
+            return
+        self.back(entry)
+        opened = self.tree.open(addr, after=True)
+        rest = self.entries.clip_end(entry, addr)
+        rest.offset += entry.size
+        self.tree.linked(opened, rest)
+        self.clipped(rest, addr)
+
+    def back(self, entry: VmMapEntry) -> None:
+        """Before a clip: in a user map both parts shall share one object, so there must be one; it takes the charge."""
+        if entry.eflags & (F.MAP_ENTRY_IS_SUB_MAP | F.MAP_ENTRY_GUARD):
+            return
+        if entry.object is None and self.kind is not MapKind.SYSTEM:
+            entry.object = VmObject(F.off_to_idx(entry.size), anon=True)
+            entry.offset = 0
+        obj = entry.object
+        if obj is not None and entry.cred is not None and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
+            if obj.cred is not None:
+                raise self.k.panic(f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
+            obj.cred, obj.charge, entry.cred = entry.cred, entry.size, None
+
+    def clipped(self, new: VmMapEntry, addr: int) -> None:
+        """After a clip: one more reference to the object."""
+        if new.object is not None:
+            new.object.ref_count += 1
+        self.seams.add(addr)
+
+    def may_merge(self, prev: VmMapEntry, entry: VmMapEntry) -> bool:
+        """Are the two alike and of a kind that is merged?"""
+        return not entry.eflags & self.NOMERGE_MASK and prev.mergeable(entry)
+
+    def try_merge(self, prev: VmMapEntry | None, entry: VmMapEntry | None) -> bool:
+        """vm_map_try_merge_entries: `entry`, the higher one, takes over the range of `prev` if it may."""
+        if prev is None or entry is None:
+            return False
+        self.seams.discard(entry.start)
+        if not self.may_merge(prev, entry):
+            return False
+        opened = self.tree.open(prev.start, before=True, after=True)
+        self.entries.merge_into_right(prev, entry)
+        self.tree.unlinked(opened)
+        entry.offset = prev.offset
+        self.dispose(prev)
+        return True
+
+    def dispose(self, neighbour: VmMapEntry) -> None:
+        """vm_map_merged_neighbor_dispose: the reference of an entry that was merged away."""
+        if neighbour.object is not None:
+            neighbour.object.deallocate()
+
+    # ------------------------------------------------------------ waiting for an entry
+
+    async def wait_for_entry(self, entry: VmMapEntry, until: Callable[[], bool]) -> bool:
+        """Sleep until whoever is at work on `entry` is done; can it still be used without another lookup?
+
+        Locks: the write lock on entry and exit, released meanwhile. If nobody else had it since, nothing has changed.
+
+        Args:
+            entry: in transition, or wired by the system.
+            until: pure; true when what is waited for is there.
+        """
+        entry.eflags |= F.MAP_ENTRY_NEEDS_WAKEUP
+        timestamp = self.lock.timestamp.peek()
+        await self.lock.unlock_and_wait(until=until)
+        await self.lock.lock()
+        return not self.relocked(timestamp)
+
+    def relocked(self, timestamp: int) -> bool:
+        """The map was locked for writing again: has anybody else done so since it had that timestamp?"""
+        return self.lock.timestamp.peek() != (timestamp + 1) & 0xFFFFFFFF
+
+    # ------------------------------------------------------------ letting go
+
+    def dispose_of(self, entry: VmMapEntry) -> None:
+        """What was unmapped: freed at once in a system map, else kept until this thread has let go of the lock."""
+        if self.kind is MapKind.SYSTEM or self.k.cur < 0:
+            self.deallocate(entry)
+        else:
+            self.deferred().setdefault(self.k.cur, []).append(entry)
+
+    def deferred(self) -> dict[int, list[VmMapEntry]]:
+        """td_map_def_user: for each thread, what it has unmapped and not let go of yet."""
+        return self.k.once("td_map_def_user", dict)
+
+    def process_deferred(self) -> None:
+        """vm_map_process_deferred: let go of what this thread unmapped. Locks: no map may be held."""
+        for entry in self.deferred().pop(self.k.cur, ()):
+            self.deallocate(entry)
+
+    def deallocate(self, entry: VmMapEntry) -> None:
+        """vm_map_entry_deallocate: the reference to its object."""
+        if entry.object is not None:
+            entry.object.deallocate()
+
+    def check(self) -> None:
+        """The invariants of a map that nobody is changing; a violation is a panic of kind `invariant`."""
+        for name, invariant in INVARIANTS.items():
+            if wrong := invariant(self):
+                raise self.k.panic(f"{self.name}: {name}: {wrong}", "invariant")
+
+    def __repr__(self) -> str:
+        """Name, version and range."""
+        return f"<VmMap {self.name} FreeBSD {self.version} [{self.min_offset:#x}, {self.max_offset:#x})>"

@@ -1,0 +1,77 @@
+"""FreeBSD's vm_map_delete, step by step. It may have to wait for an entry that somebody else wires or unwires.
+
+Source: sys/vm/vm_map.c, vm_map_delete, vm_map_entry_delete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.vm_map_core import MapCore, MapKind
+
+if TYPE_CHECKING:
+    from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+
+
+class Deletion(MapCore):
+    """A map that can be deleted from."""
+
+    async def delete(self, start: int, end: int) -> int:
+        """vm_map_delete: unmap [start, end), which must be within the map; holes are no error.
+
+        Locks: the write lock on entry and exit; released while waiting. Sleeps: for entries in transition, and on a
+        user map for system wirings to go. What was unmapped before a sleep stays so.
+
+        Returns:
+            KERN_SUCCESS.
+        """
+        self.must_be_locked("vm_map_delete")
+        if start == end:
+            return F.KERN_SUCCESS
+        entry = self.first_to_delete(start)
+        while entry is not None and entry.start < end:
+            if self.must_wait(entry):
+                entry = await self.wait_to_delete(entry)
+                continue
+            self.clip_end(entry, end)
+            after = self.entries.next_of(entry)
+            self.delete_entry(entry)
+            entry = after
+        return F.KERN_SUCCESS
+
+    def first_to_delete(self, start: int) -> VmMapEntry | None:
+        """The first entry at or after `start`, which is clipped out of what it lies in."""
+        found, entry = self.lookup(start)
+        if not found:
+            return self.after(entry)
+        assert entry is not None, "what was found"
+        self.clip_start(entry, start)
+        return entry
+
+    def must_wait(self, entry: VmMapEntry) -> bool:
+        """Is it being wired or unwired, or, in a user map, wired by the system?"""
+        return bool(entry.eflags & F.MAP_ENTRY_IN_TRANSITION) or (
+            self.kind is MapKind.USER and entry.system_wired_count != 0
+        )
+
+    async def wait_to_delete(self, entry: VmMapEntry) -> VmMapEntry | None:
+        """Sleep until somebody is done with an entry; where to go on. Locks: the write lock, released meanwhile."""
+        saved_start = entry.start
+        if await self.wait_for_entry(entry, lambda: not self.must_wait(entry)):
+            return entry
+        return self.first_to_delete(saved_start)
+
+    def delete_entry(self, entry: VmMapEntry) -> None:
+        """Unwire it, take it out, give its charge back, and leave its object to the end of this hold of the lock."""
+        entry.wired_count = 0
+        opened = self.tree.open(entry.start, before=True, after=True)
+        self.entries.delete(entry)
+        self.tree.unlinked(opened)
+        self.seams.discard(entry.start)
+        self.seams.discard(entry.end)
+        if not entry.guard:
+            self.size -= entry.size
+        if entry.cred is not None:
+            entry.cred.swap_release(entry.size)
+        self.dispose_of(entry)

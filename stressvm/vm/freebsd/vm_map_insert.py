@@ -1,0 +1,157 @@
+"""FreeBSD's vm_map_insert, step by step.
+
+Source: sys/vm/vm_map.c, vm_map_insert.
+"""
+
+from __future__ import annotations
+
+from stressvm.kernel.errors import UsageError
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.vm_map_core import MapCore
+from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+from stressvm.vm.freebsd.vm_object import Ucred, VmObject, ucred
+
+#: Flags of a mapping whose effect is not modelled yet.
+_STACK = F.MAP_STACK_GROWS_DOWN | F.MAP_STACK_GROWS_UP
+#: What a mapping's flags make of the entry's.
+_EFLAGS = {
+    F.MAP_COPY_ON_WRITE: F.MAP_ENTRY_COW | F.MAP_ENTRY_NEEDS_COPY,
+    F.MAP_NOFAULT: F.MAP_ENTRY_NOFAULT,
+    F.MAP_DISABLE_SYNCER: F.MAP_ENTRY_NOSYNC,
+    F.MAP_DISABLE_COREDUMP: F.MAP_ENTRY_NOCOREDUMP,
+    F.MAP_WRITECOUNT: F.MAP_ENTRY_WRITECNT,
+    F.MAP_VN_EXEC: F.MAP_ENTRY_VN_EXEC,
+    F.MAP_CREATE_GUARD: F.MAP_ENTRY_GUARD,
+}
+
+
+class Insertion(MapCore):
+    """A map that can be inserted into."""
+
+    def insert(
+        self,
+        obj: VmObject | None,
+        offset: int,
+        start: int,
+        end: int,
+        prot: int = F.VM_PROT_RW,
+        max_prot: int = F.VM_PROT_ALL,
+        cow: int = 0,
+    ) -> int:
+        """vm_map_insert: map [start, end), if nothing is there.
+
+        Locks: the write lock throughout. Sleeps: no. Panics on `prot` beyond `max_prot`, and on NOFAULT with an object.
+
+        Returns:
+            KERN_SUCCESS, and the caller's reference to the object is the entry's; or with nothing changed
+            KERN_INVALID_ADDRESS for an empty range or one outside the map, KERN_PROTECTION_FAILURE for a mapping
+            writable and executable where that is forbidden, KERN_NO_SPACE, KERN_INVALID_ARGUMENT for a guard
+            with an object or rights, KERN_RESOURCE_SHORTAGE for no swap.
+        """
+        self.must_be_locked("vm_map_insert")
+        self.insert_asserts(obj, prot, max_prot, cow)
+        if start >= end or start < self.min_offset or end > self.max_offset:
+            return F.KERN_INVALID_ADDRESS
+        if self.flags & F.MAP_WXORX and prot & F.VM_PROT_WRITE and prot & F.VM_PROT_EXECUTE:
+            return F.KERN_PROTECTION_FAILURE
+        found, prev = self.lookup(start)
+        if found or self.next_overlaps(prev, end):
+            return F.KERN_NO_SPACE
+        if cow & F.MAP_CREATE_GUARD and (obj is not None or max_prot):
+            return F.KERN_INVALID_ARGUMENT
+        eflags = sum(eflag for flag, eflag in _EFLAGS.items() if cow & flag)
+        error, cred = self.charge(obj, end - start, prot, eflags, cow)
+        if error:
+            return error
+        inheritance = F.VM_INHERIT_SHARE if cow & F.MAP_INHERIT_SHARE else F.VM_INHERIT_DEFAULT
+        if obj is not None:
+            if obj.anon and (obj.ref_count > 1 or obj.shadowed):
+                obj.one_mapping = False
+        elif prev is not None and self.coalesces(prev, start, end, eflags, cow, cred):
+            if self.alike(prev, inheritance, prot, max_prot):
+                self.extend(prev, end)
+                return F.KERN_SUCCESS
+            obj, offset = prev.object, prev.offset + prev.size
+            if obj is not None:
+                obj.ref_count += 1
+                if obj.cred is not None and not prev.eflags & F.MAP_ENTRY_NEEDS_COPY:
+                    cred = None
+        entry = VmMapEntry(start, end, obj, offset)
+        entry.eflags = eflags
+        entry.protection, entry.max_protection = prot, max_prot
+        entry.inheritance = inheritance
+        entry.cred = cred
+        self.link(entry)
+        self.merge_inserted(entry)
+        return F.KERN_SUCCESS
+
+    def insert_asserts(self, obj: VmObject | None, prot: int, max_prot: int, cow: int) -> None:
+        """What vm_map_insert asserts before all else."""
+        if prot & ~max_prot:
+            raise self.k.panic(f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}")
+        if obj is not None and cow & F.MAP_NOFAULT:
+            raise self.k.panic("vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object")
+        if cow & _STACK:
+            raise UsageError(f"vm_map_insert(cow={cow:#x}): stacks are not modelled yet")
+
+    def next_overlaps(self, prev: VmMapEntry | None, end: int) -> bool:
+        """Does the entry after `prev` begin before `end`?"""
+        after = self.after(prev)
+        return after is not None and after.start < end
+
+    def charge(self, obj: VmObject | None, size: int, prot: int, eflags: int, cow: int) -> tuple[int, Ucred | None]:
+        """Reserve swap for memory that may have to be written there; who is charged for it, if anybody."""
+        if cow & (F.MAP_ACC_NO_CHARGE | F.MAP_NOFAULT | F.MAP_CREATE_GUARD):
+            return 0, None
+        private = obj is None or eflags & F.MAP_ENTRY_NEEDS_COPY
+        if not cow & F.MAP_ACC_CHARGED and not (prot & F.VM_PROT_WRITE and private):
+            return 0, None
+        cred = ucred(self.k)
+        if not cow & F.MAP_ACC_CHARGED and not cred.swap_reserve(size):
+            return F.KERN_RESOURCE_SHORTAGE, None
+        return 0, cred
+
+    def coalesces(self, prev: VmMapEntry, start: int, end: int, eflags: int, cow: int, cred: Ucred | None) -> bool:
+        """Can what `prev` maps be extended to `end`? If so its object has grown already."""
+        return (
+            prev.end == start
+            and self.may_extend(prev, eflags, cow)
+            and (prev.cred is cred or (prev.object is not None and prev.object.cred is cred))
+            and (
+                prev.object is None
+                or prev.object.coalesce(
+                    prev.offset,
+                    prev.size,
+                    end - start,
+                    reserved=cred is not None and not eflags & F.MAP_ENTRY_NEEDS_COPY,
+                )
+            )
+        )
+
+    def alike(self, prev: VmMapEntry, inheritance: int, prot: int, max_prot: int) -> bool:
+        """Can the entry itself be extended, not only its object?"""
+        return (
+            prev.inheritance == inheritance
+            and prev.protection == prot
+            and prev.max_protection == max_prot
+            and not prev.wired_count
+        )
+
+    def extend(self, prev: VmMapEntry, end: int) -> None:
+        """Extend an entry over a new mapping."""
+        if not prev.guard:
+            self.size += end - prev.end
+        self.resize(prev, end)
+        self.merge_extended(prev)
+
+    def may_extend(self, prev: VmMapEntry, eflags: int, cow: int) -> bool:
+        """Is the entry before a new mapping without object of a kind that can be extended over it?"""
+        raise NotImplementedError
+
+    def merge_extended(self, entry: VmMapEntry) -> None:
+        """After `entry` was extended: merge what is alike now."""
+        raise NotImplementedError
+
+    def merge_inserted(self, entry: VmMapEntry) -> None:
+        """After `entry` was put in: merge what is alike now."""
+        raise NotImplementedError
