@@ -38,6 +38,8 @@ from stressvm.vm.freebsd.flags import (
     MAP_ENTRY_NOCOREDUMP,
     MAP_ENTRY_NOFAULT,
     MAP_ENTRY_NOSYNC,
+    MAP_ENTRY_STACK_GAP_DN,
+    MAP_ENTRY_STACK_GAP_UP,
     MAP_ENTRY_USER_WIRED,
     MAP_ENTRY_VN_EXEC,
     MAP_ENTRY_WIRE_SKIPPED,
@@ -60,6 +62,13 @@ from stressvm.vm.freebsd.flags import (
     VM_INHERIT_NONE,
     VM_INHERIT_SHARE,
     VM_INHERIT_ZERO,
+    VM_MAP_PROTECT_SET_MAXPROT,
+    VM_MAP_PROTECT_SET_PROT,
+    VM_MAP_WIRE_HOLESOK,
+    VM_MAP_WIRE_NOHOLES,
+    VM_MAP_WIRE_SYSTEM,
+    VM_MAP_WIRE_USER,
+    VM_MAP_WIRE_WRITE,
     VM_OFFSET_MASK,
     VM_PROT_ALL,
     VM_PROT_EXECUTE,
@@ -86,6 +95,15 @@ from stressvm.vm.freebsd.map_lock import (
 from stressvm.vm.freebsd.pmap import (
     pmap_align_superpage,
 )
+from stressvm.vm.freebsd.rights import (
+    vm_map_inherit,
+    vm_map_lookup,
+    vm_map_lookup_done,
+    vm_map_lookup_locked,
+    vm_map_protect,
+    vm_map_unwire,
+    vm_map_wire,
+)
 from stressvm.vm.freebsd.splay import (
     FirstFit,
     SplayTree,
@@ -95,6 +113,7 @@ from stressvm.vm.freebsd.versions import (
     VmMap13,
     VmMap2013,
 )
+from stressvm.vm.freebsd.vm_fault import Fault, LookupFault
 from stressvm.vm.freebsd.vm_kern import (
     kmap_alloc_wait,
     kmap_free_wakeup,
@@ -109,11 +128,13 @@ from stressvm.vm.freebsd.vm_map_core import (
 from stressvm.vm.freebsd.vm_map_entry import (
     VmMapEntry,
 )
+from stressvm.vm.freebsd.vm_map_lookup import Found
 from stressvm.vm.freebsd.vm_object import (
     Ucred,
     VmObject,
     ucred,
 )
+from stressvm.vm.freebsd.vm_user_wire import UserWireCount, user_wire_count
 
 __all__ = [
     "INVARIANTS",
@@ -143,6 +164,8 @@ __all__ = [
     "MAP_ENTRY_NOCOREDUMP",
     "MAP_ENTRY_NOFAULT",
     "MAP_ENTRY_NOSYNC",
+    "MAP_ENTRY_STACK_GAP_DN",
+    "MAP_ENTRY_STACK_GAP_UP",
     "MAP_ENTRY_USER_WIRED",
     "MAP_ENTRY_VN_EXEC",
     "MAP_ENTRY_WIRE_SKIPPED",
@@ -171,6 +194,13 @@ __all__ = [
     "VM_INHERIT_NONE",
     "VM_INHERIT_SHARE",
     "VM_INHERIT_ZERO",
+    "VM_MAP_PROTECT_SET_MAXPROT",
+    "VM_MAP_PROTECT_SET_PROT",
+    "VM_MAP_WIRE_HOLESOK",
+    "VM_MAP_WIRE_NOHOLES",
+    "VM_MAP_WIRE_SYSTEM",
+    "VM_MAP_WIRE_USER",
+    "VM_MAP_WIRE_WRITE",
     "VM_OFFSET_MASK",
     "VM_PROT_ALL",
     "VM_PROT_EXECUTE",
@@ -178,13 +208,17 @@ __all__ = [
     "VM_PROT_READ",
     "VM_PROT_RW",
     "VM_PROT_WRITE",
+    "Fault",
     "FirstFit",
+    "Found",
+    "LookupFault",
     "MapKind",
     "Search",
     "SplayTree",
     "SystemMapLock",
     "Ucred",
     "UserMapLock",
+    "UserWireCount",
     "VmMap",
     "VmMap13",
     "VmMap2013",
@@ -199,11 +233,19 @@ __all__ = [
     "setup",
     "trunc_page",
     "ucred",
+    "user_wire_count",
     "vm_map_delete",
     "vm_map_find",
     "vm_map_findspace",
     "vm_map_fixed",
+    "vm_map_inherit",
     "vm_map_insert",
+    "vm_map_lookup",
+    "vm_map_lookup_done",
     "vm_map_lookup_entry",
+    "vm_map_lookup_locked",
+    "vm_map_protect",
     "vm_map_remove",
+    "vm_map_unwire",
+    "vm_map_wire",
 ]

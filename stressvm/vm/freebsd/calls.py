@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
-from stressvm.vm.freebsd.map_lock import UserMapLock
 from stressvm.vm.freebsd.versions import VERSIONS
 from stressvm.vm.freebsd.vm_map_core import MapKind, Search
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.freebsd.vm_fault import Fault
     from stressvm.vm.freebsd.vm_map import VmMap
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
     from stressvm.vm.freebsd.vm_object import VmObject
@@ -159,16 +159,7 @@ async def vm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, VmMapEntr
 
     Source: sys/vm/vm_map.c, vm_map_lookup_entry.
     """
-    lock = vm_map.lock
-    if lock.locked():
-        return vm_map.lookup(addr)
-    if not isinstance(lock, UserMapLock):
-        raise vm_map.k.panic(f"vm_map_lookup_entry: {vm_map.name} is not locked")
-    if not vm_map.tree.at_root(addr) and await lock.sx.try_upgrade():
-        found = vm_map.lookup(addr)
-        await lock.sx.downgrade()
-        return found
-    return vm_map.entries.lookup(addr)
+    return await vm_map.lookup_entry(addr)
 
 
 def setup(
@@ -181,6 +172,7 @@ def setup(
     name: str = "map",
     min_offset: int = 0x1_0000_0000,
     cls: type[VmMap] | None = None,
+    fault: Fault | None = None,
 ) -> VmMap:
     """While the world is built: a map of its own, empty.
 
@@ -193,6 +185,7 @@ def setup(
         name: as reports show it.
         min_offset: its lowest address.
         cls: the map's class, in place of a version; a subclass plants a defect.
+        fault: what page faults do; nothing, if not given.
     """
     if pages < 1:
         raise UsageError(f"a map of {pages} pages: it needs at least one")
@@ -200,7 +193,7 @@ def setup(
         if version not in VERSIONS:
             raise UsageError(f"version={version!r}: FreeBSD {' and '.join(VERSIONS)} are modelled")
         cls = VERSIONS[version]
-    return cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, kind=kind, name=name, search=search)
+    return cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, kind=kind, name=name, search=search, fault=fault)
 
 
 def exec_map(

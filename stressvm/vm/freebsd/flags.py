@@ -8,6 +8,8 @@ PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 #: The size of a superpage, a 2 MiB page of amd64.
 NBPDR: Final = 1 << 21
+#: The sizes of page that there are.
+PAGESIZES: Final = (PAGE_SIZE, NBPDR, 1 << 30)
 #: Addresses and lengths are 64 bits wide; sums wrap.
 VM_OFFSET_MASK: Final = (1 << 64) - 1
 
@@ -46,6 +48,7 @@ MAP_COPY_ON_WRITE: Final = 0x0002
 MAP_NOFAULT: Final = 0x0004
 MAP_PREFAULT: Final = 0x0008
 MAP_PREFAULT_PARTIAL: Final = 0x0010
+MAP_PREFAULT_MADVISE: Final = 0x0200
 MAP_DISABLE_SYNCER: Final = 0x0020
 MAP_CHECK_EXCL: Final = 0x0040
 MAP_CREATE_GUARD: Final = 0x0080
@@ -56,7 +59,12 @@ MAP_STACK_GROWS_DOWN: Final = 0x1000
 MAP_STACK_GROWS_UP: Final = 0x2000
 MAP_ACC_CHARGED: Final = 0x4000
 MAP_ACC_NO_CHARGE: Final = 0x8000
+MAP_CREATE_STACK_GAP_UP: Final = 0x10000
+MAP_CREATE_STACK_GAP_DN: Final = 0x20000
 MAP_VN_EXEC: Final = 0x40000
+#: Which of the sizes of page the mapping is made of and may be clipped at (version 13).
+MAP_SPLIT_BOUNDARY_SHIFT: Final = 19
+MAP_SPLIT_BOUNDARY_MASK: Final = 0x3 << MAP_SPLIT_BOUNDARY_SHIFT
 
 #: Flags of an entry.
 MAP_ENTRY_NOSYNC: Final = 0x0001
@@ -75,7 +83,26 @@ MAP_ENTRY_WIRE_SKIPPED: Final = 0x4000
 MAP_ENTRY_WRITECNT: Final = 0x8000
 MAP_ENTRY_GUARD: Final = 0x10000
 
-#: Flags of a map.
+MAP_ENTRY_STACK_GAP_DN: Final = 0x20000
+MAP_ENTRY_STACK_GAP_UP: Final = 0x40000
+MAP_ENTRY_SPLIT_BOUNDARY_SHIFT: Final = 20
+MAP_ENTRY_SPLIT_BOUNDARY_MASK: Final = 0x3 << MAP_ENTRY_SPLIT_BOUNDARY_SHIFT
+
+#: Flags of vm_map_wire and vm_map_unwire, and of vm_map_protect.
+VM_MAP_WIRE_SYSTEM: Final = 0
+VM_MAP_WIRE_USER: Final = 1
+VM_MAP_WIRE_NOHOLES: Final = 0
+VM_MAP_WIRE_HOLESOK: Final = 2
+VM_MAP_WIRE_WRITE: Final = 4
+VM_MAP_PROTECT_SET_PROT: Final = 1
+VM_MAP_PROTECT_SET_MAXPROT: Final = 2
+
+#: Flags of a map. (MAP_BUSY_WAKEUP is kept by the map's lock.)
+MAP_WIREFUTURE: Final = 0x01
+MAP_IS_SUB_MAP: Final = 0x04
+MAP_ASLR: Final = 0x08
+MAP_ASLR_IGNSTART: Final = 0x10
+MAP_REPLENISH: Final = 0x20
 MAP_WXORX: Final = 0x40
 
 

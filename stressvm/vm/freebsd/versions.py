@@ -25,6 +25,7 @@ from stressvm.vm.freebsd.vm_map_core import MapKind, Search
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.freebsd.vm_fault import Fault
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
     from stressvm.vm.freebsd.vm_object import VmObject
 
@@ -69,12 +70,13 @@ class VmMap2013(VmMap):
         name: str = "map",
         search: Search = Search.FIRST_FIT,
         flags: int = 0,
+        fault: Fault | None = None,
     ) -> None:
         if search is not Search.FIRST_FIT:
             raise UsageError("search=SPLAY: only version 13 misses the gap after the last entry; 2013 always finds it")
         if flags:
             raise UsageError(f"flags={flags:#x}: MAP_WXORX came with version 13")
-        super().__init__(k, min_offset, max_offset, kind=kind, name=name, search=search)
+        super().__init__(k, min_offset, max_offset, kind=kind, name=name, search=search, fault=fault)
 
     def findspace(self, start: int, length: int) -> int | None:
         """vm_map_findspace: the lowest address at or above `start` with `length` bytes free.
@@ -154,6 +156,30 @@ class VmMap2013(VmMap):
     def merge_inserted(self, entry: VmMapEntry) -> None:
         """vm_map_simplify_entry."""
         self.simplify(entry)
+
+    def merge_changed(self, prev: VmMapEntry | None, entry: VmMapEntry) -> None:  # noqa: ARG002 - both sides
+        """vm_map_simplify_entry."""
+        self.simplify(entry)
+
+    def merge_rest(self, prev: VmMapEntry | None, entry: VmMapEntry | None) -> None:
+        """That is done already."""
+
+    async def wire(self, start: int, end: int, flags: int) -> int:
+        """vm_map_wire: for no range at all the map is not even locked."""
+        return F.KERN_SUCCESS if start == end else await super().wire(start, end, flags)
+
+    async def unlock_after_wire(self, *, wanted: bool) -> None:
+        """First the lock, then the sleepers."""
+        await self.lock.unlock()
+        if wanted:
+            await self.wake_sleepers()
+
+    async def keep_out(self) -> None:
+        """vm_map_protect does not care whether somebody wires in this map."""
+
+    def moving(self, first: VmMapEntry | None, end: int) -> VmMapEntry | None:  # noqa: ARG002 - nor in this range
+        """Nor whether an entry is in transition."""
+        return None
 
     def simplify(self, entry: VmMapEntry) -> None:
         """vm_map_simplify_entry: merge `entry`, which survives, with the one before it and the one after it."""
@@ -283,6 +309,20 @@ class VmMap13(VmMap):
         """With the entry before it, then with the one after it."""
         self.try_merge(self.entries.prev_of(entry), entry)
         self.try_merge(entry, self.entries.next_of(entry))
+
+    def merge_changed(self, prev: VmMapEntry | None, entry: VmMapEntry) -> None:
+        """With the entry before it."""
+        self.try_merge(prev, entry)
+
+    def merge_rest(self, prev: VmMapEntry | None, entry: VmMapEntry | None) -> None:
+        """The last one with the one behind the range."""
+        self.try_merge(prev, entry)
+
+    async def unlock_after_wire(self, *, wanted: bool) -> None:
+        """First the sleepers, then the lock."""
+        if wanted:
+            await self.wake_sleepers()
+        await self.lock.unlock()
 
 
 #: The versions of FreeBSD whose behaviour is modelled.

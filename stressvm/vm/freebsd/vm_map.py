@@ -12,12 +12,13 @@ from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.vm_map_delete import Deletion
 from stressvm.vm.freebsd.vm_map_insert import Insertion
+from stressvm.vm.freebsd.vm_map_protect import Protection
 
 if TYPE_CHECKING:
     from stressvm.vm.freebsd.vm_object import VmObject
 
 
-class VmMap(Insertion, Deletion):
+class VmMap(Insertion, Deletion, Protection):
     """A map; make one with `setup` of this package, which chooses the class of a version. See `MapCore` for its state."""
 
     def findspace(self, start: int, length: int) -> int | None:
@@ -58,10 +59,6 @@ class VmMap(Insertion, Deletion):
         if self.needs_wakeup:
             self.needs_wakeup = False
             await self.wake_sleepers()
-
-    async def wake_sleepers(self) -> None:
-        """vm_map_wakeup: all who sleep on the map, whatever they wait for."""
-        await self.lock.wakeup()
 
     # ------------------------------------------------------------ while the world is built
 

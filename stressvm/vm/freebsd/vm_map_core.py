@@ -20,7 +20,9 @@ from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the
 from stressvm.vm.freebsd.invariants import INVARIANTS
 from stressvm.vm.freebsd.map_lock import SystemMapLock, UserMapLock
 from stressvm.vm.freebsd.splay import FirstFit, SplayTree
+from stressvm.vm.freebsd.vm_fault import Fault
 from stressvm.vm.freebsd.vm_object import VmObject
+from stressvm.vm.freebsd.vm_user_wire import user_wire_count
 from stressvm.vm.skiplist import EntryList
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class MapCore:
         name: as reports show it.
         search: how it finds space.
         flags: MAP_WXORX or 0.
+        fault: what page faults do, those of wiring above all; nothing, if not given.
 
     Attributes:
         size: the sum of the lengths of all entries but guards, in bytes.
@@ -83,6 +86,7 @@ class MapCore:
         name: str = "map",
         search: Search = Search.FIRST_FIT,
         flags: int = 0,
+        fault: Fault | None = None,
     ) -> None:
         if not 0 <= min_offset < max_offset <= F.VM_OFFSET_MASK:
             raise UsageError(f"a map from {min_offset:#x} to {max_offset:#x}: the second must be larger, in 64 bits")
@@ -90,6 +94,7 @@ class MapCore:
         self.name = name
         self.kind = kind
         self.flags = flags
+        self.fault = fault or Fault()
         self.entries: EntryList[VmMapEntry] = EntryList(min_offset, max_offset)
         self.tree = (SplayTree if search is Search.SPLAY else FirstFit)(self.entries)
         self.bounds = (min_offset, max_offset)
@@ -152,27 +157,54 @@ class MapCore:
         self.entries.resize(entry, end=end)
         self.tree.resized(opened)
 
-    def clip_start(self, entry: VmMapEntry, addr: int) -> None:
-        """vm_map_clip_start: `entry` begins at `addr` or above; what was below is an entry of its own now."""
+    def entry_create(self) -> None:
+        """vm_map_entry_create: memory for one more entry. There always is; for the kernel's map see `kernel_map`."""
+
+    def entry_dispose(self) -> None:
+        """vm_map_entry_dispose: the memory of an entry is free again."""
+
+    def clip_start(self, entry: VmMapEntry, addr: int) -> int:
+        """vm_map_clip_start: `entry` begins at `addr` or above; what was below is an entry of its own now.
+
+        Returns:
+            KERN_SUCCESS; KERN_INVALID_ARGUMENT, with nothing changed, within a large page of the mapping.
+        """
         if addr <= entry.start:
-            return
+            return F.KERN_SUCCESS
+        if not self.may_clip(entry, addr):
+            return F.KERN_INVALID_ARGUMENT
         self.back(entry)
+        self.entry_create()
         opened = self.tree.open(entry.start, before=True)
         front = self.entries.clip_start(entry, addr)
         entry.offset += front.size
         self.tree.linked(opened, front)
         self.clipped(front, addr)
+        return F.KERN_SUCCESS
 
-    def clip_end(self, entry: VmMapEntry, addr: int) -> None:
-        """vm_map_clip_end: `entry` ends at `addr` or below; what was above is an entry of its own now."""
+    def clip_end(self, entry: VmMapEntry, addr: int) -> int:
+        """vm_map_clip_end: `entry` ends at `addr` or below; what was above is an entry of its own now.
+
+        Returns:
+            As clip_start.
+        """
         if addr >= entry.end:
-            return
+            return F.KERN_SUCCESS
+        if not self.may_clip(entry, addr):
+            return F.KERN_INVALID_ARGUMENT
         self.back(entry)
+        self.entry_create()
         opened = self.tree.open(addr, after=True)
         rest = self.entries.clip_end(entry, addr)
         rest.offset += entry.size
         self.tree.linked(opened, rest)
         self.clipped(rest, addr)
+        return F.KERN_SUCCESS
+
+    def may_clip(self, entry: VmMapEntry, addr: int) -> bool:
+        """Is `addr` a boundary between the pages that the mapping is made of?"""
+        index = (entry.eflags & F.MAP_ENTRY_SPLIT_BOUNDARY_MASK) >> F.MAP_ENTRY_SPLIT_BOUNDARY_SHIFT
+        return not index or not addr & (F.PAGESIZES[index] - 1)
 
     def back(self, entry: VmMapEntry) -> None:
         """Before a clip: in a user map both parts shall share one object, so there must be one; it takes the charge."""
@@ -190,7 +222,7 @@ class MapCore:
     def clipped(self, new: VmMapEntry, addr: int) -> None:
         """After a clip: one more reference to the object."""
         if new.object is not None:
-            new.object.ref_count += 1
+            new.object.reference()
         self.seams.add(addr)
 
     def may_merge(self, prev: VmMapEntry, entry: VmMapEntry) -> bool:
@@ -211,12 +243,31 @@ class MapCore:
         self.dispose(prev)
         return True
 
+    def merge_changed(self, prev: VmMapEntry | None, entry: VmMapEntry) -> None:
+        """An entry of a range has been changed, and `prev` is before it: merge what is alike now."""
+        raise NotImplementedError
+
+    def merge_rest(self, prev: VmMapEntry | None, entry: VmMapEntry | None) -> None:
+        """The last entry of a range has been changed, and `entry` is behind the range: merge what is alike now."""
+        raise NotImplementedError
+
+    def unwire_entry(self, entry: VmMapEntry) -> None:
+        """vm_map_entry_unwire: its last wiring is gone, and with it its part of what users have wired."""
+        entry.wired_count = 0
+        if entry.eflags & F.MAP_ENTRY_USER_WIRED:
+            user_wire_count(self.k).sub(entry.size)
+
     def dispose(self, neighbour: VmMapEntry) -> None:
         """vm_map_merged_neighbor_dispose: the reference of an entry that was merged away."""
         if neighbour.object is not None:
             neighbour.object.deallocate()
+        self.entry_dispose()
 
-    # ------------------------------------------------------------ waiting for an entry
+    # ------------------------------------------------------------ sleeping on the map
+
+    async def wake_sleepers(self) -> None:
+        """vm_map_wakeup: all who sleep on the map, whatever they wait for."""
+        await self.lock.wakeup()
 
     async def wait_for_entry(self, entry: VmMapEntry, until: Callable[[], bool]) -> bool:
         """Sleep until whoever is at work on `entry` is done; can it still be used without another lookup?
@@ -256,9 +307,10 @@ class MapCore:
             self.deallocate(entry)
 
     def deallocate(self, entry: VmMapEntry) -> None:
-        """vm_map_entry_deallocate: the reference to its object."""
+        """vm_map_entry_deallocate: the reference to its object, and its memory."""
         if entry.object is not None:
             entry.object.deallocate()
+        self.entry_dispose()
 
     def check(self) -> None:
         """The invariants of a map that nobody is changing; a violation is a panic of kind `invariant`."""

@@ -64,7 +64,8 @@ class Deletion(MapCore):
 
     def delete_entry(self, entry: VmMapEntry) -> None:
         """Unwire it, take it out, give its charge back, and leave its object to the end of this hold of the lock."""
-        entry.wired_count = 0
+        if entry.wired_count:
+            self.unwire_entry(entry)
         opened = self.tree.open(entry.start, before=True, after=True)
         self.entries.delete(entry)
         self.tree.unlinked(opened)

@@ -22,6 +22,8 @@ class VmMapEntry(Entry):
         protection, max_protection, inheritance: VM_PROT_*, VM_INHERIT_*.
         wired_count: how often it is wired; the user's wiring counts once. -1 marks a wiring that failed here.
         cred: who is charged for its swap, unless the object is.
+        next_read: in the gap of a stack, how many bytes of it are left as a guard. (In other entries, where read-ahead
+            would go on.)
         wiring_thread: the number of the thread that has it in transition, or -1.
         left, right, max_free: its place in the splay tree, if the map keeps one.
     """
@@ -33,6 +35,7 @@ class VmMapEntry(Entry):
         "left",
         "max_free",
         "max_protection",
+        "next_read",
         "object",
         "offset",
         "protection",
@@ -58,6 +61,7 @@ class VmMapEntry(Entry):
         self.wired_count = 0
         self.cred: Ucred | None = None
         self.wiring_thread = -1
+        self.next_read = start
         self.left = self.right = None
         self.max_free = 0
 
@@ -74,6 +78,7 @@ class VmMapEntry(Entry):
         new.wired_count = self.wired_count
         new.cred = self.cred
         new.wiring_thread = self.wiring_thread
+        new.next_read = self.next_read
         new.left = new.right = None
         new.max_free = 0
         return new
@@ -87,6 +92,14 @@ class VmMapEntry(Entry):
     def guard(self) -> bool:
         """Is it a guard: addresses that are taken, and no memory?"""
         return bool(self.eflags & F.MAP_ENTRY_GUARD)
+
+    @property
+    def charged(self) -> bool:
+        """ENTRY_CHARGED: has swap been reserved for what is written here?"""
+        if self.cred is not None:
+            return True
+        obj = self.object
+        return obj is not None and obj.cred is not None and not self.eflags & F.MAP_ENTRY_NEEDS_COPY
 
     @property
     def system_wired_count(self) -> int:

@@ -5,14 +5,11 @@ Source: sys/vm/vm_map.c, vm_map_insert.
 
 from __future__ import annotations
 
-from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.vm_map_core import MapCore
 from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
 from stressvm.vm.freebsd.vm_object import Ucred, VmObject, ucred
 
-#: Flags of a mapping whose effect is not modelled yet.
-_STACK = F.MAP_STACK_GROWS_DOWN | F.MAP_STACK_GROWS_UP
 #: What a mapping's flags make of the entry's.
 _EFLAGS = {
     F.MAP_COPY_ON_WRITE: F.MAP_ENTRY_COW | F.MAP_ENTRY_NEEDS_COPY,
@@ -22,6 +19,10 @@ _EFLAGS = {
     F.MAP_WRITECOUNT: F.MAP_ENTRY_WRITECNT,
     F.MAP_VN_EXEC: F.MAP_ENTRY_VN_EXEC,
     F.MAP_CREATE_GUARD: F.MAP_ENTRY_GUARD,
+    F.MAP_STACK_GROWS_DOWN: F.MAP_ENTRY_GROWS_DOWN,
+    F.MAP_STACK_GROWS_UP: F.MAP_ENTRY_GROWS_UP,
+    F.MAP_CREATE_STACK_GAP_DN: F.MAP_ENTRY_STACK_GAP_DN,
+    F.MAP_CREATE_STACK_GAP_UP: F.MAP_ENTRY_STACK_GAP_UP,
 }
 
 
@@ -41,12 +42,14 @@ class Insertion(MapCore):
         """vm_map_insert: map [start, end), if nothing is there.
 
         Locks: the write lock throughout. Sleeps: no. Panics on `prot` beyond `max_prot`, and on NOFAULT with an object.
+        On the kernel's map, page tables are made for it first.
 
         Returns:
             KERN_SUCCESS, and the caller's reference to the object is the entry's; or with nothing changed
             KERN_INVALID_ADDRESS for an empty range or one outside the map, KERN_PROTECTION_FAILURE for a mapping
             writable and executable where that is forbidden, KERN_NO_SPACE, KERN_INVALID_ARGUMENT for a guard
-            with an object or rights, KERN_RESOURCE_SHORTAGE for no swap.
+            with an object or rights, or ends that are no boundaries of the pages it is made of,
+            KERN_RESOURCE_SHORTAGE for no swap.
         """
         self.must_be_locked("vm_map_insert")
         self.insert_asserts(obj, prot, max_prot, cow)
@@ -59,13 +62,16 @@ class Insertion(MapCore):
             return F.KERN_NO_SPACE
         if cow & F.MAP_CREATE_GUARD and (obj is not None or max_prot):
             return F.KERN_INVALID_ARGUMENT
-        eflags = sum(eflag for flag, eflag in _EFLAGS.items() if cow & flag)
+        if cow & F.MAP_SPLIT_BOUNDARY_MASK and not self.on_boundaries(start, end, cow):
+            return F.KERN_INVALID_ARGUMENT
+        eflags = self.eflags_of(cow)
         error, cred = self.charge(obj, end - start, prot, eflags, cow)
         if error:
             return error
+        self.grow_kernel(end)
         inheritance = F.VM_INHERIT_SHARE if cow & F.MAP_INHERIT_SHARE else F.VM_INHERIT_DEFAULT
         if obj is not None:
-            if obj.anon and (obj.ref_count > 1 or obj.shadowed):
+            if obj.anon and (obj.ref_count > 1 or obj.shadow_count):
                 obj.one_mapping = False
         elif prev is not None and self.coalesces(prev, start, end, eflags, cow, cred):
             if self.alike(prev, inheritance, prot, max_prot):
@@ -73,9 +79,10 @@ class Insertion(MapCore):
                 return F.KERN_SUCCESS
             obj, offset = prev.object, prev.offset + prev.size
             if obj is not None:
-                obj.ref_count += 1
+                obj.reference()
                 if obj.cred is not None and not prev.eflags & F.MAP_ENTRY_NEEDS_COPY:
                     cred = None
+        self.entry_create()
         entry = VmMapEntry(start, end, obj, offset)
         entry.eflags = eflags
         entry.protection, entry.max_protection = prot, max_prot
@@ -91,8 +98,20 @@ class Insertion(MapCore):
             raise self.k.panic(f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}")
         if obj is not None and cow & F.MAP_NOFAULT:
             raise self.k.panic("vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object")
-        if cow & _STACK:
-            raise UsageError(f"vm_map_insert(cow={cow:#x}): stacks are not modelled yet")
+
+    def on_boundaries(self, start: int, end: int, cow: int) -> bool:
+        """Are there pages of the size that the mapping is to be made of, and is the range made of whole ones?"""
+        index = (cow & F.MAP_SPLIT_BOUNDARY_MASK) >> F.MAP_SPLIT_BOUNDARY_SHIFT
+        return index < len(F.PAGESIZES) and not (start | end) & (F.PAGESIZES[index] - 1)
+
+    def eflags_of(self, cow: int) -> int:
+        """The entry's flags that follow from the mapping's."""
+        boundary = (cow & F.MAP_SPLIT_BOUNDARY_MASK) >> F.MAP_SPLIT_BOUNDARY_SHIFT
+        eflags = boundary << F.MAP_ENTRY_SPLIT_BOUNDARY_SHIFT
+        return eflags + sum(eflag for flag, eflag in _EFLAGS.items() if cow & flag)
+
+    def grow_kernel(self, end: int) -> None:
+        """Make page tables up to `end`, if this is the kernel's map (see `kernel_map`). Other maps have no need."""
 
     def next_overlaps(self, prev: VmMapEntry | None, end: int) -> bool:
         """Does the entry after `prev` begin before `end`?"""

@@ -1,0 +1,358 @@
+"""FreeBSD's vm_map_wire and vm_map_unwire: the in-transition protocol.
+
+To wire an entry its pages are faulted in, and that is done without the map lock. Meanwhile the entry is *in transition*
+and has an owner: others may clip it, but neither merge nor delete it, nor wire it themselves; they set NEEDS_WAKEUP in
+it and sleep on the map. The map is *busy* meanwhile, so that fork and protect keep out. The owner finds its entry, or
+the pieces of it, by address if anybody else has locked the map for writing since.
+
+A first pass marks the entries one by one and wires them; it may have to wait for those that others have in transition.
+A second pass clears the marks of the entries that are this thread's, whatever came of it, undoes the wiring after a
+failure, and merges.
+
+Source: sys/vm/vm_map.c, vm_map_wire (13: vm_map_wire_locked), vm_map_unwire, vm_map_wire_entry_failure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.vm_map_lookup import Lookup
+from stressvm.vm.freebsd.vm_user_wire import user_wire_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+
+_OURS: Final = F.MAP_ENTRY_IN_TRANSITION | F.MAP_ENTRY_WIRE_SKIPPED
+
+
+class Pass:
+    """Where a call that wires or unwires stands.
+
+    Attributes:
+        start, end: the range; the end comes down to where the call gives up.
+        holes_ok: may there be holes in it?
+        first: the first entry of the range, None if it has to be looked up again.
+        result: KERN_*.
+        gave_up: the first pass has ended early.
+    """
+
+    __slots__ = ("end", "first", "gave_up", "holes_ok", "result", "start")
+
+    def __init__(self, start: int, end: int, *, holes_ok: bool) -> None:
+        self.start = start
+        self.end = end
+        self.holes_ok = holes_ok
+        self.first: VmMapEntry | None = None
+        self.result = F.KERN_SUCCESS
+        self.gave_up = False
+
+    def stop(self, result: int, end: int) -> None:
+        """Give up: nothing at or above `end` was touched."""
+        self.result = result
+        self.end = end
+        self.gave_up = True
+
+    def stopped(self) -> bool:
+        """Has the first pass ended early?"""
+        return self.gave_up
+
+
+class Wiring(Lookup):
+    """A map whose entries can be wired."""
+
+    # ------------------------------------------------------------ vm_map_wire
+
+    async def wire(self, start: int, end: int, flags: int) -> int:
+        """vm_map_wire. Locks: none on entry and exit. Sleeps: for the lock, entries in transition, and faults."""
+        await self.lock.lock()
+        result, wanted = await self.wire_locked(start, end, flags)
+        await self.unlock_after_wire(wanted=wanted)
+        return result
+
+    async def unlock_after_wire(self, *, wanted: bool) -> None:
+        """Let go of the lock, and wake those who have waited for an entry."""
+        raise NotImplementedError
+
+    async def wire_locked(self, start: int, end: int, flags: int) -> tuple[int, bool]:
+        """The wiring itself.
+
+        Locks: the write lock on entry and exit, released while asleep and during faults.
+
+        Returns:
+            KERN_*, and whether somebody waits for one of the entries and has to be woken.
+        """
+        if start == end:
+            return F.KERN_SUCCESS, False
+        start, end = self.range_check(start, end)
+        progress = Pass(start, end, holes_ok=bool(flags & F.VM_MAP_WIRE_HOLESOK))
+        entry = self.first_of(progress)
+        if progress.stopped():
+            return progress.result, False
+        while entry is not None and entry.start < progress.end:
+            if entry.eflags & F.MAP_ENTRY_IN_TRANSITION:
+                known = entry is progress.first
+                entry = await self.wait_in_transition(progress, entry)
+                if progress.stopped():
+                    if known:
+                        return progress.result, False
+                    break
+                continue
+            entry = await self.wire_entry(progress, entry, flags)
+            if progress.stopped():
+                break
+            self.stop_at_hole(progress, entry)
+            if progress.stopped():
+                break
+            entry = self.entries.next_of(entry)
+        return progress.result, self.wired(progress, flags)
+
+    def first_of(self, progress: Pass) -> VmMapEntry | None:
+        """The first entry of the range; without one at its start, and no holes allowed, nothing is done."""
+        found, entry = self.lookup(progress.start)
+        if not found:
+            if not progress.holes_ok:
+                progress.stop(F.KERN_INVALID_ADDRESS, progress.start)
+                return None
+            entry = self.after(entry)
+        progress.first = entry
+        return entry
+
+    async def wait_in_transition(self, progress: Pass, entry: VmMapEntry) -> VmMapEntry | None:
+        """vm_map_entry_in_transition: sleep until another thread is done with an entry; where to go on.
+
+        Locks: the write lock on entry and exit, released meanwhile.
+        """
+        start = max(progress.start, entry.start)
+        known = entry is progress.first
+        going_on: VmMapEntry | None = entry
+        if not await self.wait_for_entry(entry, lambda: not entry.eflags & F.MAP_ENTRY_IN_TRANSITION):
+            found, going_on = self.lookup(start)
+            if not found:
+                if not progress.holes_ok:
+                    progress.stop(F.KERN_INVALID_ADDRESS, start)
+                    return None
+                going_on = self.after(going_on)
+        progress.first = going_on if known else None
+        return going_on
+
+    async def wire_entry(self, progress: Pass, entry: VmMapEntry, flags: int) -> VmMapEntry:
+        """Take one entry, and wire it; the last piece of it, if others have clipped it meanwhile.
+
+        Locks: the write lock on entry and exit, released during faults.
+        """
+        self.take(progress, entry)
+        prot = F.VM_PROT_WRITE if flags & F.VM_MAP_WIRE_WRITE else 0
+        if not entry.protection & (F.VM_PROT_READ | F.VM_PROT_EXECUTE) or prot & ~entry.protection:
+            entry.eflags |= F.MAP_ENTRY_WIRE_SKIPPED
+            if not progress.holes_ok:
+                progress.stop(F.KERN_INVALID_ADDRESS, entry.end)
+        elif not entry.wired_count:
+            return await self.fault_in(progress, entry, user=bool(flags & F.VM_MAP_WIRE_USER))
+        elif not flags & F.VM_MAP_WIRE_USER or not entry.eflags & F.MAP_ENTRY_USER_WIRED:
+            entry.wired_count += 1
+        return entry
+
+    def take(self, progress: Pass, entry: VmMapEntry) -> None:
+        """Cut the entry to the range and put it in transition: it is this thread's now."""
+        self.clip_start(entry, progress.start)
+        self.clip_end(entry, progress.end)
+        if entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0:
+            raise self.k.panic(f"vm_map_wire: KASSERT: owned map entry {entry!r}")
+        entry.eflags |= F.MAP_ENTRY_IN_TRANSITION
+        entry.wiring_thread = self.k.cur
+
+    async def fault_in(self, progress: Pass, entry: VmMapEntry, *, user: bool) -> VmMapEntry:
+        """Wire an entry for the first time: count it, let go of the lock, and fault in its pages.
+
+        Locks: the write lock on entry and exit, released meanwhile with the map busy.
+        """
+        entry.wired_count += 1
+        start, end = entry.start, entry.end
+        if user and not user_wire_count(self.k).add(end - start):
+            self.wire_failed(entry, start)
+            progress.stop(F.KERN_RESOURCE_SHORTAGE, end)
+            return entry
+        timestamp = self.lock.timestamp.peek()
+        await self.lock.busy()
+        await self.lock.unlock()
+        result, failed = await self.fault_pages(start, end)
+        await self.lock.lock()
+        await self.lock.unbusy()
+        if self.relocked(timestamp):
+            entry = self.last_piece(progress, entry, start, end, result, failed)
+        if result:
+            self.wire_failed(entry, failed)
+            if user:
+                user_wire_count(self.k).sub(end - start)
+            progress.stop(result, entry.end)
+        return entry
+
+    async def fault_pages(self, start: int, end: int) -> tuple[int, int]:
+        """Fault in each page: KERN_*, and the address at which it failed (or the end). Locks: none."""
+        addr = start
+        while addr < end:
+            if error := await self.fault.fault(self, addr, F.VM_PROT_NONE):
+                return error, addr
+            addr += F.PAGE_SIZE
+        return F.KERN_SUCCESS, addr
+
+    def last_piece(
+        self, progress: Pass, entry: VmMapEntry, start: int, end: int, result: int, failed: int
+    ) -> VmMapEntry:
+        """The map was locked for writing meanwhile: find the entry's pieces, of which the last one is returned.
+
+        They cannot have been merged or deleted, only clipped. After a failure those that were not wired whole are
+        marked here.
+        """
+        found, piece = self.lookup(start)
+        if not found or piece is None:
+            raise self.k.panic(f"vm_map_wire: KASSERT: lookup failed at {start:#x}")
+        progress.first = piece if entry is progress.first else None
+        while piece.end < end:
+            self.must_be_ours(piece, start, end)
+            if result and failed < piece.end:
+                self.wire_failed(piece, failed)
+            after = self.entries.next_of(piece)
+            if after is None or after.start != piece.end:
+                raise self.k.panic(
+                    f"G18 transition: {piece!r} was in transition, and what followed it is gone", "invariant"
+                )
+            piece = after
+        self.must_be_ours(piece, start, end)
+        return piece
+
+    def must_be_ours(self, piece: VmMapEntry, start: int, end: int) -> None:
+        """G18: the pieces of an entry in transition are in transition, this thread's, and make up the entry."""
+        mine = piece.eflags & F.MAP_ENTRY_IN_TRANSITION and piece.wiring_thread == self.k.cur
+        if not mine or piece.start < start or piece.end > end:
+            raise self.k.panic(f"G18 transition: {piece!r} is not a piece of {start:#x}-{end:#x}", "invariant")
+
+    def wire_failed(self, entry: VmMapEntry, failed: int) -> None:
+        """vm_map_wire_entry_failure: mark an entry whose wiring ended at `failed`."""
+        if not entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wired_count != 1 or failed >= entry.end:
+            raise self.k.panic(f"vm_map_wire_entry_failure: KASSERT: {entry!r} at {failed:#x}")
+        entry.wired_count = -1
+
+    def stop_at_hole(self, progress: Pass, entry: VmMapEntry) -> None:
+        """Unless holes are allowed, the range ends where there is one."""
+        if progress.holes_ok or entry.end >= progress.end:
+            return
+        after = self.entries.next_of(entry)
+        if after is None or after.start > entry.end:
+            progress.stop(F.KERN_INVALID_ADDRESS, entry.end)
+
+    def wired(self, progress: Pass, flags: int) -> bool:
+        """The second pass of vm_map_wire; does anybody wait?"""
+        user = bool(flags & F.VM_MAP_WIRE_USER)
+
+        def settle(entry: VmMapEntry) -> None:
+            if entry.eflags & F.MAP_ENTRY_WIRE_SKIPPED:
+                return
+            if not progress.result:
+                if user:
+                    entry.eflags |= F.MAP_ENTRY_USER_WIRED
+            elif entry.wired_count == -1:
+                entry.wired_count = 0
+            elif not user or not entry.eflags & F.MAP_ENTRY_USER_WIRED:
+                if entry.wired_count == 1:
+                    self.unwire_entry(entry)
+                    if user:
+                        user_wire_count(self.k).sub(entry.size)
+                else:
+                    entry.wired_count -= 1
+
+        return self.second_pass(progress, settle)
+
+    # ------------------------------------------------------------ vm_map_unwire
+
+    async def unwire(self, start: int, end: int, flags: int) -> int:
+        """vm_map_unwire. Locks: none on entry and exit. Sleeps: for the lock, and entries in transition."""
+        if start == end:
+            return F.KERN_SUCCESS
+        await self.lock.lock()
+        start, end = self.range_check(start, end)
+        progress = Pass(start, end, holes_ok=bool(flags & F.VM_MAP_WIRE_HOLESOK))
+        user = bool(flags & F.VM_MAP_WIRE_USER)
+        entry = self.first_of(progress)
+        if progress.stopped():
+            await self.lock.unlock()
+            return progress.result
+        while entry is not None and entry.start < progress.end:
+            if entry.eflags & F.MAP_ENTRY_IN_TRANSITION:
+                known = entry is progress.first
+                entry = await self.wait_in_transition(progress, entry)
+                if progress.stopped():
+                    if known:
+                        await self.lock.unlock()
+                        return progress.result
+                    break
+                continue
+            self.take(progress, entry)
+            self.stop_at_hole(progress, entry)
+            if not progress.stopped() and not user and not entry.system_wired_count:
+                progress.stop(F.KERN_INVALID_ARGUMENT, entry.end)
+            if progress.stopped():
+                break
+            entry = self.entries.next_of(entry)
+        wanted = self.unwired(progress, user=user)
+        await self.lock.unlock()
+        if wanted:
+            await self.wake_sleepers()
+        return progress.result
+
+    def unwired(self, progress: Pass, *, user: bool) -> bool:
+        """The second pass of vm_map_unwire; does anybody wait?"""
+
+        def settle(entry: VmMapEntry) -> None:
+            if progress.result or (user and not entry.eflags & F.MAP_ENTRY_USER_WIRED):
+                return
+            if entry.wired_count == 1:
+                self.unwire_entry(entry)
+            else:
+                entry.wired_count -= 1
+            if user:
+                entry.eflags &= ~F.MAP_ENTRY_USER_WIRED
+
+        return self.second_pass(progress, settle)
+
+    # ------------------------------------------------------------ what both end with
+
+    def second_pass(self, progress: Pass, settle: Callable[[VmMapEntry], None]) -> bool:
+        """Settle the entries of the range that this thread has in transition, and merge them; does anybody wait?
+
+        With holes allowed, somebody may have mapped one meanwhile, and may be wiring that: it is left alone.
+        """
+        entry = progress.first
+        if entry is None:
+            found, entry = self.lookup(progress.start)
+            if not found:
+                if not progress.holes_ok:
+                    raise self.k.panic(f"vm_map_wire: KASSERT: lookup failed at {progress.start:#x}")
+                entry = self.after(entry)
+        prev = self.entries.prev_of(entry) if entry is not None else self.entries.last
+        wanted = False
+        while entry is not None and entry.start < progress.end:
+            if entry.eflags & F.MAP_ENTRY_IN_TRANSITION and self.is_ours(entry):
+                settle(entry)
+                wanted |= self.release(entry)
+                self.merge_changed(prev, entry)
+            elif not progress.holes_ok:
+                raise self.k.panic(f"vm_map_wire: KASSERT: no holes allowed, and {entry!r} is new or changed")
+            prev = entry
+            entry = self.entries.next_of(entry)
+        self.merge_rest(prev, entry)
+        return wanted
+
+    def is_ours(self, entry: VmMapEntry) -> bool:
+        """Was it this thread that put it in transition?"""
+        return entry.wiring_thread == self.k.cur
+
+    def release(self, entry: VmMapEntry) -> bool:
+        """An entry is in transition no more; does anybody wait for that?"""
+        wanted = bool(entry.eflags & F.MAP_ENTRY_NEEDS_WAKEUP)
+        entry.eflags &= ~(_OURS | F.MAP_ENTRY_NEEDS_WAKEUP)
+        entry.wiring_thread = -1
+        return wanted
