@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"stressvm {__version__}, seed {start}", flush=True)
     tallies = []
     for name in args.files:
-        tally = conform(Path(name), executions=executions, seed=start, progress=_progress)
-        tallies.append(tally)
-        if as_json:
-            for difference in tally.differences:
-                _emit(_difference_facts(tally, difference))
-        else:
-            print(render(tally), flush=True)
+        found = conform(Path(name), executions=executions, seed=start, progress=partial(_progress, name))
+        tallies += found
+        for tally in found:
+            if as_json:
+                for difference in tally.differences:
+                    _emit(_difference_facts(tally, difference))
+            else:
+                print(render(tally), flush=True)
     ok = all(tally.ok for tally in tallies)
     if as_json:
         files = [_facts(tally) for tally in tallies]
@@ -51,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(tally: Tally) -> str:
-    """The figures of a file, and its first differences."""
-    head = f"{tally.path}: {tally.passed} of {tally.cases} {tally.kind} agree"
+    """The figures of a file by one personality, and its first differences."""
+    by = f" ({tally.model})" if tally.model else ""
+    head = f"{tally.path}{by}: {tally.passed} of {tally.cases} {tally.kind} agree"
     done = f"{tally.operations_passed} of {tally.operations} operations"
     if tally.executions:
         head += f" in {tally.executions} executions ({done}; {tally.met} of {tally.outcomes} outcomes came about)"
@@ -86,6 +89,7 @@ def _text(value: Any) -> str:
 def _facts(tally: Tally) -> dict[str, Any]:
     return {
         "path": tally.path,
+        "model": tally.model,
         "kind": tally.kind,
         "ok": tally.ok,
         "cases": tally.cases,
@@ -104,6 +108,7 @@ def _difference_facts(tally: Tally, difference: Difference) -> dict[str, Any]:
     return {
         "type": "difference",
         "path": tally.path,
+        "model": tally.model,
         "line": difference.line,
         "case": difference.case,
         "operation": difference.operation,
@@ -118,10 +123,10 @@ def _emit(facts: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _progress(tally: Tally, total: int) -> None:
+def _progress(path: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
-        end = "\n" if tally.cases == total else ""
-        sys.stderr.write(f"\r{tally.path}: {tally.cases} of {total} {tally.kind}{end}")
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r{path}: line {done} of {total}{end}")
         sys.stderr.flush()
 
 

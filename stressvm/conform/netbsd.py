@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from stressvm.conform.answers import Answer, canonical, compare, in_words, surroundings
 from stressvm.conform.lone import LoneThread
 from stressvm.conform.tally import Differs
 from stressvm.kernel.errors import Panic, UsageError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from stressvm.conform.records import Record
     from stressvm.conform.tally import Tally
 
-    Answer = dict[str, Any]
     Arguments = Mapping[str, Any]
 
 #: Of each operation: the arguments that are numbers, other arguments, and the fields of its answer.
@@ -51,8 +51,13 @@ class Operation:
 
     def text(self, number: int) -> str:
         """For people."""
-        args = ", ".join(f"{name}={hex(value) if type(value) is int else value}" for name, value in self.args.items())
-        return f"operation {number}: {self.word}({args})"
+        return in_words(number, self.word, self.args)
+
+    @property
+    def place(self) -> int:
+        """The address that it is about."""
+        addr: int = next(iter(self.args.values()))
+        return addr
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,8 @@ def parse(record: Record) -> Case:
     """
     fields = record.fields
     try:
-        final = {name: _canonical(fields["final"][name]) for name in FINAL}
-        final["entries"] = [[_canonical(start), _canonical(end)] for start, end in fields["entries"]]
+        final = {name: canonical(fields["final"][name]) for name in FINAL}
+        final["entries"] = [[canonical(start), canonical(end)] for start, end in fields["entries"]]
         return Case(
             name=str(fields["case"]),
             low=int(fields["min"], 16),
@@ -98,14 +103,14 @@ def parse(record: Record) -> Case:
             final=final,
         )
     except KeyError as exc:
-        raise record.bad(f"the field {exc} is missing") from None
+        raise record.bad(f"the field {exc} is missing; record the case again, or leave the line out") from None
     except (TypeError, ValueError, AttributeError) as exc:
-        raise record.bad(f"this is no case: {exc}") from None
+        raise record.bad(f"this is no case: {exc}; record it again, or leave the line out") from None
 
 
 def _operation(word: str, args: Arguments, answer: Answer) -> Operation:
     if word not in OPERATIONS:
-        raise ValueError(f"the operation {word!r} is not known")
+        raise ValueError(f"the operation {word!r} is not known, only {', '.join(OPERATIONS)} are")
     numbers, others, results = OPERATIONS[word]
     taken: dict[str, Any] = {name: int(args[name], 16) for name in numbers}
     taken |= {name: args[name] for name in others}
@@ -114,13 +119,8 @@ def _operation(word: str, args: Arguments, answer: Answer) -> Operation:
     for name, kind in (("fixed", bool), ("count", int), ("adv", int)):
         if name in taken and type(taken[name]) is not kind:
             raise ValueError(f"{word}: {name} is {taken[name]!r}")
-    expected = {name: _canonical(answer[name]) for name in results if name in answer}
+    expected = {name: canonical(answer[name]) for name in results if name in answer}
     return Operation(word, taken, expected, str(answer.get("kassert", "")))
-
-
-def _canonical(value: Any) -> Any:
-    """Numbers as the answers have them: hex strings without leading zeros."""
-    return hex(int(value, 16)) if isinstance(value, str) else value
 
 
 class Unchecked(netbsd.VmMap):
@@ -162,7 +162,7 @@ class Replay:
                 tally.words[operation.word] += 1
                 self.perform(operation, operation.text(number), tally.words)
                 tally.operations_passed += 1
-            self.compare("the map at the end", self.case.final, self.final(), fields=True)
+            compare("the map at the end", self.case.final, self.final(), self.kmap.entries.describe, fields=True)
         finally:
             self.lone.close()
 
@@ -172,7 +172,7 @@ class Replay:
             words["kassert"] += 1
             self.must_panic(operation, where)
             self.kmap.options &= ~netbsd.Options.DIAGNOSTIC
-        self.compare(where, operation.expected, self.answer(operation))
+        compare(where, operation.expected, self.answer(operation), lambda: self.around(operation))
         self.kmap.options |= netbsd.Options.DIAGNOSTIC
 
     def answer(self, operation: Operation) -> Answer:
@@ -192,7 +192,11 @@ class Replay:
             twin.lone.close()
         if f"KASSERT({operation.kassert})" not in answer.get("panic", ""):
             wanted = {"panic": f"KASSERT({operation.kassert})"}
-            raise Differs(f"{where}, with DIAGNOSTIC", wanted, answer, self.kmap.entries.describe())
+            raise Differs(f"{where}, with DIAGNOSTIC", wanted, answer, self.around(operation))
+
+    def around(self, operation: Operation) -> str:
+        """A picture of the map where an operation is about it."""
+        return surroundings(self.kmap.entries, operation.place)
 
     def copy(self) -> Replay:
         """The same map in a kernel of its own."""
@@ -206,16 +210,6 @@ class Replay:
                 copy.first_free = mine
         copy.size = self.kmap.size
         return twin
-
-    def compare(self, where: str, expected: Answer, actual: Answer, *, fields: bool = False) -> None:
-        """Raise what differs: the whole answer, or only those `fields` of it."""
-        if expected == actual:
-            return
-        if fields:
-            wrong = [name for name in expected if expected[name] != actual[name]]
-            expected = {name: expected[name] for name in wrong}
-            actual = {name: actual[name] for name in wrong}
-        raise Differs(where, expected, actual, self.kmap.entries.describe())
 
     # ------------------------------------------------------------ the operations
 

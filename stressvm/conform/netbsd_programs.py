@@ -8,27 +8,21 @@ page numbers, counted from the map's lowest.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import trio
-
+from stressvm.conform import programs
+from stressvm.conform.programs import text
 from stressvm.conform.tally import Differs
-from stressvm.explore.execution import Subject, execute
 from stressvm.explore.random_walk import RandomWalk
-from stressvm.explore.scenario import scenario
 from stressvm.kernel.kernel import Timers
-from stressvm.kernel.stepped import stepped
 from stressvm.vm import netbsd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stressvm.check.verdict import Verdict
     from stressvm.conform.records import Record
     from stressvm.conform.tally import Tally
-    from stressvm.kernel.driver import Driver
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.strategy import Strategy
     from stressvm.kernel.thread import Thread
@@ -50,6 +44,9 @@ SYSTEMS: Final = {"netbsd6": ("6", False), "netbsd5.2-intrsafe": ("5.2", True)}
 #: An operation is told from an outcome's point of view: a page number, "ok", "fail", "skip", or where it sleeps.
 Result: TypeAlias = int | str | dict[str, str]
 
+#: What executions of a program came to.
+Reached: TypeAlias = programs.Reached
+
 #: What an outcome consists of.
 OUTCOME: Final = ("threads", "entries", "wantva")
 
@@ -59,9 +56,6 @@ VERDICTS: Final = frozenset({"lost-wakeup", "exhausted", "livelock"})
 
 #: For a program that loses a wakeup in some interleaving: how many executions to look for it, at least.
 SEARCH_MAX: Final = 10_000
-
-#: Visible operations after which an execution counts as endless: threads chase one another under an unfair schedule.
-STEPS_MAX: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +142,15 @@ def parse(record: Record) -> Program:
             threads=tuple(tuple(_operation(*op) for op in ops) for ops in fields["threads"]),
             timers=Timers(fields["mode"]),
             lost_wakeup=fields["lost_wakeup"],
-            outcomes=frozenset(_text({name: outcome[name] for name in OUTCOME}) for outcome in fields["outcomes"]),
+            outcomes=frozenset(text({name: outcome[name] for name in OUTCOME}) for outcome in fields["outcomes"]),
         )
         _validate(program)
     except KeyError as exc:
-        raise record.bad(f"the field {exc} is missing, or a flag is not known") from None
+        raise record.bad(
+            f"the field {exc} is missing, or a flag is not known; record it again, or leave the line out"
+        ) from None
     except (TypeError, ValueError, AttributeError) as exc:
-        raise record.bad(f"this is no program: {exc}") from None
+        raise record.bad(f"this is no program: {exc}; record it again, or leave the line out") from None
     return program
 
 
@@ -261,17 +257,12 @@ class World:
             threads.append(results if thread.done else [*results, self._asleep(thread)])
         entries = [[self.page(entry.start), self.page(entry.end)] for entry in self.kmap.entries]
         wantva = bool(self.kmap.flags.peek() & netbsd.VM_MAP_WANTVA)
-        return _text({"threads": threads, "entries": entries, "wantva": wantva})
+        return text({"threads": threads, "entries": entries, "wantva": wantva})
 
     def _asleep(self, thread: Thread) -> Result:
         assert thread.sleep is not None, f"{thread.name} is stuck, and not in a sleep"
         assert thread.sleep.queue is self.kmap.lock.cv, f"{thread.name} sleeps elsewhere"
         return {"asleep": {"addresses": "va", "busy map": "busy"}[thread.sleep.wmesg]}
-
-
-def _text(outcome: Mapping[str, Any]) -> str:
-    """An outcome as one canonical line."""
-    return json.dumps(outcome, sort_keys=True)
 
 
 def build(k: Kernel, program: Program) -> World:
@@ -286,23 +277,6 @@ def build(k: Kernel, program: Program) -> World:
     return world
 
 
-@dataclass(slots=True)
-class Reached:
-    """What executions of a program came to.
-
-    Attributes:
-        executions: how many there were.
-        endless: how many of them were stopped and have no outcome.
-        outcomes: each outcome with the number of the first execution that had it.
-        verdicts: each kind of finding with the first verdict of that kind.
-    """
-
-    executions: int = 0
-    endless: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-
-
 def explore(
     program: Program, strategy: Strategy, executions: int, *, until_kind: str = "", at_most: int = 0
 ) -> Reached:
@@ -315,35 +289,15 @@ def explore(
         until_kind: having done those, go on until a finding of this kind has been seen,
         at_most: but no further than this many in all.
     """
-    return trio.run(_explore, program, strategy, executions, until_kind, at_most)
-
-
-async def _explore(program: Program, strategy: Strategy, executions: int, until_kind: str, at_most: int) -> Reached:
-    worlds: list[World] = []
-
-    def prepare(k: Kernel) -> None:
-        worlds[:] = [build(k, program)]
-
-    subject = Subject(scenario(timers=program.timers, max_steps=STEPS_MAX)(prepare), {})
-    reached = Reached()
-    async with stepped(subject.kernel()) as driver:
-        while reached.executions < executions or (
-            until_kind and until_kind not in reached.verdicts and reached.executions < at_most
-        ):
-            await _one(subject, driver, strategy, worlds, reached)
-    return reached
-
-
-async def _one(subject: Subject, driver: Driver, strategy: Strategy, worlds: list[World], reached: Reached) -> None:
-    verdict = await execute(subject, driver, strategy, reached.executions)
-    if verdict is not None:
-        reached.verdicts.setdefault(verdict.kind, verdict)
-    if driver.k.trouble is None:
-        reached.outcomes.setdefault(worlds[0].outcome(), reached.executions)
-    else:
-        reached.endless += 1
-    driver.unwind()
-    reached.executions += 1
+    return programs.explore(
+        lambda k: build(k, program),
+        strategy,
+        executions,
+        timers=program.timers,
+        known=program.outcomes | VERDICTS,
+        enough=lambda reached: not until_kind or until_kind in reached.verdicts,
+        at_most=at_most,
+    )
 
 
 def check(program: Program, tally: Tally, executions: int, seed: int) -> None:
@@ -357,14 +311,7 @@ def check(program: Program, tally: Tally, executions: int, seed: int) -> None:
     tally.executions += reached.executions
     tally.outcomes += len(program.outcomes)
     tally.met += len(program.outcomes & set(reached.outcomes))
-    for outcome, number in reached.outcomes.items():
-        if outcome not in program.outcomes:
-            near = "\n".join(sorted(program.outcomes))
-            known = f"one of the {len(program.outcomes)} recorded outcomes"
-            raise Differs(f"execution {number} (seed {seed})", known, json.loads(outcome), f"recorded are\n{near}")
-    for kind, verdict in reached.verdicts.items():
-        if kind not in VERDICTS:
-            raise Differs(f"an execution (seed {seed})", f"no {kind}", verdict.text)
+    programs.compare(reached, program.outcomes, VERDICTS, seed)
     if ("lost-wakeup" in reached.verdicts) != program.lost_wakeup:
         words = {True: "a lost wakeup", False: "no lost wakeup"}
         where = f"{reached.executions} executions (seed {seed})"

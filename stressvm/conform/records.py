@@ -48,7 +48,7 @@ def read(path: Path) -> list[Record]:
     except OSError as exc:
         raise UsageError(f"{path}: {exc.strerror or exc}") from None
     except (EOFError, zlib.error, UnicodeDecodeError) as exc:
-        raise UsageError(f"{path}: the file is damaged: {exc}") from None
+        raise UsageError(f"{path}: the file is damaged: {exc}; copy it again") from None
     records = [Record(path, number, _object(path, number, line)) for number, line in _lines(text)]
     if not records:
         raise UsageError(f"{path}: the file has no vectors in it")
@@ -63,7 +63,9 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as exc:
-        raise UsageError(f"{path}: line {number}: no JSON, or cut off: {exc}") from None
+        raise UsageError(
+            f"{path}: line {number}: no JSON, or cut off: {exc}; copy the file again, or leave the line out"
+        ) from None
     if not isinstance(fields, dict):
         raise UsageError(f"{path}: line {number}: a JSON object is needed, not {line.strip()[:40]!r}")
     return fields

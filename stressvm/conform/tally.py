@@ -36,21 +36,23 @@ class Difference:
 
 @dataclass(slots=True)
 class Tally:
-    """The figures of one file.
+    """The figures of one file, as one personality answers it.
 
     Attributes:
         path: the file.
+        model: the personality, where the file is answered by several.
         kind: what its cases are called: "cases" or "programs".
         cases, operations, executions: how many were done.
         passed: cases that agree throughout; each ends with its first difference.
         operations_passed: operations that agree.
         words: operations done, by kind.
-        left_out: operations that were not compared, by reason.
+        left_out: what was not compared, by reason.
         outcomes, met: outcomes that the programs are known to have, and how many of them came about.
         differences: the first ones.
     """
 
     path: str
+    model: str = ""
     kind: str = "cases"
     cases: int = 0
     passed: int = 0

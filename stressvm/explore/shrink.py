@@ -17,6 +17,7 @@ import trio
 
 from stressvm.explore.execution import Recording, Subject, execute, record
 from stressvm.explore.tape import Lenient
+from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -132,7 +133,11 @@ async def shrink(
             improved = False
             for candidates in passes:
                 improved |= await _exhaust(search, candidates)
-        assert search.now is not None, "the schedule to shrink shows its bug"
+        if search.now is None:
+            raise UsageError(
+                f"scenario {subject.scenario.name} is not deterministic: the schedule that has shown "
+                f"{found.verdict.kind} does not show it again"
+            )
         ends.append(search.now)
     best = await record(subject, driver, Lenient(min(ends).choices))
     return Shrunk(best, found.preemptions, switches(found.choices), search.executions, search.cut)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from stressvm.conform.freebsd import NO_END, NOT_ASKED
 from tests.e2e.command import ROOT, stressvm
 
 if TYPE_CHECKING:
@@ -37,6 +38,89 @@ def test_the_recorded_answers_agree(tmp_path: Path) -> None:
         "  at 360 an assertion fails: they panic with DIAGNOSTIC, and are answered without it",
         "  left out: nothing",
     ]
+
+
+def test_freebsds_answers_agree_by_all_three_personalities(tmp_path: Path) -> None:
+    path = DATA / "freebsd.jsonl.gz"
+    done = stressvm(tmp_path, "conform", str(path))
+    assert done.err == ""
+    assert done.out.splitlines()[1:] == [
+        f"{path} (FreeBSD 13, first fit): 412 of 412 cases agree, 11969 of 11969 operations",
+        "  left out: 15 (answers that missed the last gap: first fit's were compared in their place)",
+        f"{path} (FreeBSD 13, splay tree): 412 of 412 cases agree, 11969 of 11969 operations",
+        "  left out: nothing",
+        f"{path} (FreeBSD 2013): 412 of 412 cases agree, 11924 of 11924 operations",
+        f"  left out: 4 ({NO_END}), 45 ({NOT_ASKED})",
+    ]
+
+
+def test_freebsds_programs_agree_by_both_searches(tmp_path: Path) -> None:
+    records = _lines("freebsd_mt.jsonl.gz")
+    programs = [next(r for r in records if r["kind"] == kind) for kind in ("tailgap", "wire", "wirelk", "upgrade")]
+    _write(tmp_path / "programs.jsonl", *programs)
+    done = stressvm(tmp_path, "conform", "programs.jsonl", "--executions", "50", "--format", "json")
+    files = done.summary["files"]
+    assert [one["model"] for one in files] == ["FreeBSD 13, first fit", "FreeBSD 13, splay tree"]
+    for one in files:
+        assert (one["path"], one["kind"], one["ok"], one["cases"]) == ("programs.jsonl", "programs", True, 4)
+        assert (one["executions"], one["left_out"]) == (200, {})
+        assert 0 < one["outcomes_met"] <= one["outcomes"]
+
+
+def test_one_file_may_have_lines_of_every_kind(tmp_path: Path) -> None:
+    names = ("netbsd", "freebsd_mt", "freebsd", "netbsd_mt", "freebsd")
+    _write(tmp_path / "mixed.jsonl", *[_lines(f"{name}.jsonl.gz")[0] for name in names])
+    done = stressvm(tmp_path, "conform", "mixed.jsonl", "--executions", "5", "--format", "json")
+    assert [(one["model"], one["kind"], one["cases"]) for one in done.summary["files"]] == [
+        ("", "cases", 1),
+        ("FreeBSD 13, first fit", "programs", 1),
+        ("FreeBSD 13, splay tree", "programs", 1),
+        ("FreeBSD 13, first fit", "cases", 2),
+        ("FreeBSD 13, splay tree", "cases", 2),
+        ("FreeBSD 2013", "cases", 2),
+        ("", "programs", 1),
+    ]
+
+
+def test_a_program_that_cannot_be_run_is_left_out_and_a_file_of_those_alone_is_refused(tmp_path: Path) -> None:
+    program = next(record for record in _lines("freebsd_mt.jsonl.gz") if record["kind"] == "wait")
+    foreign = {**program, "threads": [*program["threads"], [{"op": "fork"}]]}
+    _write(tmp_path / "some.jsonl", program, foreign, foreign)
+    done = stressvm(tmp_path, "conform", "some.jsonl", "--executions", "50")
+    head, left_out = done.out.splitlines()[1:3]
+    assert head.startswith("some.jsonl (FreeBSD 13, first fit): 1 of 1 programs agree in 50 executions")
+    assert left_out == "  left out: 2 (programs with the operation fork, which is not modelled)"
+    _write(tmp_path / "none.jsonl", foreign)
+    done = stressvm(tmp_path, "conform", "none.jsonl", status=2)
+    assert "none.jsonl: nothing in it can be compared; left out were programs with the operation fork" in done.err
+
+
+def test_a_wrong_answer_of_freebsds_is_shown_by_whom_it_was_asked(tmp_path: Path) -> None:
+    record = _lines("freebsd.jsonl.gz")[0]
+    at, op = next((at, op) for at, op in enumerate(record["ops"]) if op["op"] == "findspace" and op["addr"])
+    right, op["addr"] = op["addr"], "0xabc000"
+    _write(tmp_path / "wrong.jsonl", record)
+    done = stressvm(tmp_path, "conform", "wrong.jsonl", status=1)
+    assert done.out.count("0 of 1 cases agree") == 3
+    lines = done.out.splitlines()
+    assert lines[3:7] == [
+        f"  DIFFERS: dev-0000 (line 1), operation {at}: findspace(start={op['start']}, length={op['length']})",
+        '    expected {"addr":"0xabc000"}',
+        f'    actual   {{"addr":"{right}"}}',
+        "      <EntryList 0x10000-0x13000, 0 entries, largest gap 0x3000>",
+    ]
+    done = stressvm(tmp_path, "conform", "wrong.jsonl", "--format", "json", status=1)
+    models = [line["model"] for line in done.lines() if line["type"] == "difference"]
+    assert models == ["FreeBSD 13, first fit", "FreeBSD 13, splay tree", "FreeBSD 2013"]
+
+
+def test_an_outcome_that_is_not_recorded_is_shown_with_its_steps(tmp_path: Path) -> None:
+    program = next(record for record in _lines("freebsd_mt.jsonl.gz") if record["id"] == "mt-h27-upgrade")
+    _write(tmp_path / "programs.jsonl", {**program, "outcomes": program["outcomes"][:1]})
+    done = stressvm(tmp_path, "conform", "programs.jsonl", "--executions", "100", status=1)
+    assert done.out.count("DIFFERS: mt-h27-upgrade (line 1), execution ") == 2
+    assert done.out.count("      it came about so\n") == 2
+    assert "      t1: read-lock map.lock" in done.out
 
 
 def test_several_files_as_json(tmp_path: Path) -> None:
@@ -100,6 +184,8 @@ def test_a_program_that_comes_to_something_else_is_shown(tmp_path: Path) -> None
         (b"\xff\n", "the file is damaged"),
         (b"\x1f\x8b\x08\x00", "the file is damaged"),
         (b'{"topdown": false, "ops": []}\n', "line 1: the field 'size' is missing"),
+        (b'{"coalesce": false, "ops": []}\n', "line 1: the field 'case' is missing; record the case again"),
+        (b'{"system": "freebsd13", "threads": []}\n', "line 1: the field 'entry_fields' is missing, or not known"),
     ],
 )
 def test_a_file_that_is_no_vectors_is_refused(tmp_path: Path, text: bytes, fault: str) -> None:

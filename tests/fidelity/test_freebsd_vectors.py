@@ -2,231 +2,27 @@
 
 `tests/data/freebsd.jsonl.gz` holds what 13.0's C code answered: every operation with its result, and the map at the end.
 Where 10.4's code answered something else that is recorded, too; after an answer that changes the map otherwise 10.4 was
-not asked any more, so there the rest of the case and its end are left out. A search of 13.0 that misses the gap after
-the last entry carries what first fit would have found. With coalescing off, every mapping has an object of its own.
+not asked any more. A search of 13.0 that misses the gap after the last entry carries what first fit would have found.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
+import copy
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stressvm.conform.lone import LoneThread
+from stressvm.conform.freebsd import NO_END, NOT_ASKED, NOT_FIRST_FIT, Replay, answer
+from stressvm.conform.freebsd_case import FIRST_FIT, MISSED, OF_2013, SPLAY, Personality, parse
+from stressvm.conform.records import Record, read
+from stressvm.conform.tally import Differs, Tally
+from stressvm.kernel.errors import UsageError
 from stressvm.vm import freebsd
 
-FILE = Path(__file__).parents[1] / "data" / "freebsd.jsonl.gz"
-#: What a mapping that misses the last gap says, and what it changes: nothing.
-MISSED = "tail-gap-miss"
-STRATEGIES = {
-    "NO": freebsd.VMFS_NO_SPACE,
-    "ANY": freebsd.VMFS_ANY_SPACE,
-    "OPTIMAL": freebsd.VMFS_OPTIMAL_SPACE,
-    "SUPER": freebsd.VMFS_SUPER_SPACE,
-}
-
-
-def _load() -> list[dict[str, Any]]:
-    with gzip.open(FILE, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-CASES = _load()
-
-
-class Unchecked13(freebsd.VmMap13):
-    """A map that is not proved right at every release of its lock."""
-
-    def check(self) -> None:
-        """Nothing."""
-
-
-class Unchecked2013(freebsd.VmMap2013):
-    """The same of the other version."""
-
-    def check(self) -> None:
-        """Nothing."""
-
-
-def number(text: str) -> int:
-    return int(text, 16)
-
-
-def code(text: str) -> int:
-    value: int = getattr(freebsd, text)
-    return value
-
-
-@dataclass
-class Replay:
-    """One case on the model: a single thread, which nobody else can take the baton from."""
-
-    case: dict[str, Any]
-    version: str
-    search: freebsd.Search = freebsd.Search.FIRST_FIT
-    lone: LoneThread = field(default_factory=LoneThread)
-    map: freebsd.VmMap = field(init=False)
-    seen: Counter[str] = field(default_factory=Counter)
-    objects: list[freebsd.VmObject] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        # Of the largest maps only the last state is checked, of the others every one.
-        big = self.case["kind"] == "big"
-        cls = {"13": Unchecked13, "2013": Unchecked2013}[self.version] if big else freebsd.VERSIONS[self.version]
-        low, high = number(self.case["min"]), number(self.case["max"])
-        self.map = cls(self.lone.k, low, high, kind=freebsd.MapKind.SYSTEM, search=self.search)
-        self.lone.start()
-        self.now = self.lone.now
-
-    @property
-    def is_2013(self) -> bool:
-        return self.version == "2013"
-
-    def run(self) -> Counter[str]:
-        """All operations that there are answers to, then the map as it is at the end; what was done, by kind."""
-        try:
-            for at, op in enumerate(self.case["ops"]):
-                word = op["op"]
-                where = f"{self.case['case']} operation {at}: {op}"
-                if (
-                    self.version == "13"
-                    and self.search is freebsd.Search.FIRST_FIT
-                    and word == "find"
-                    and "quirk" in op
-                ):
-                    self.seen["find left out"] += 1
-                    continue
-                getattr(self, word)(op, where)
-                self.seen[word] += 1
-                if self.is_2013 and self.parts(op):
-                    left = len(self.case["ops"]) - at - 1
-                    self.seen["after other answer"] += left
-                    return self.seen
-            self.finally_()
-            return self.seen
-        finally:
-            self.lone.close()
-
-    def parts(self, op: dict[str, Any]) -> bool:
-        """Do the two versions go separate ways from here on?"""
-        return "rc_2013" in op and "KERN_SUCCESS" in {op["rc"], op["rc_2013"]}
-
-    def object(self, **kind: Any) -> freebsd.VmObject | None:
-        """What a mapping maps: nothing if mappings may coalesce, else an object of its own."""
-        if self.case["coalesce"]:
-            return None
-        self.objects.append(freebsd.VmObject(1, **kind))
-        return self.objects[-1]
-
-    def kept(self, rc: int) -> None:
-        """A mapping that failed leaves the reference to its maker."""
-        if rc and not self.case["coalesce"]:
-            assert self.objects.pop().ref_count == 1
-
-    def insert(self, op: dict[str, Any], where: str) -> None:
-        self.now(self.map.lock.lock())
-        got = freebsd.vm_map_insert(self.map, self.object(), 0, number(op["start"]), number(op["end"]))
-        self.kept(got)
-        self.now(self.map.lock.unlock())
-        assert got == code(op["rc"]), where
-
-    def insert_bulk(self, op: dict[str, Any], where: str) -> None:
-        for start, end in op["ranges"]:
-            self.insert({"start": start, "end": end, "rc": "KERN_SUCCESS"}, where)
-
-    def delete(self, op: dict[str, Any], where: str) -> None:
-        self.now(self.map.lock.lock())
-        got = self.now(freebsd.vm_map_delete(self.map, number(op["start"]), number(op["end"])))
-        self.now(self.map.lock.unlock())
-        assert got == code(op["rc"]), where
-
-    def remove(self, op: dict[str, Any], where: str) -> None:
-        got = self.now(freebsd.vm_map_remove(self.map, number(op["start"]), number(op["end"])))
-        assert got == code(op["rc"]), where
-
-    def fixed(self, op: dict[str, Any], where: str) -> None:
-        cow = freebsd.MAP_CHECK_EXCL if op["excl"] else 0
-        start, length = number(op["start"]), number(op["length"])
-        got = self.now(freebsd.vm_map_fixed(self.map, self.object(), 0, start, length, cow=cow))
-        self.kept(got)
-        assert got == code(op["rc"]), where
-
-    def lookup(self, op: dict[str, Any], where: str) -> None:
-        self.now(self.map.lock.lock())
-        found, entry = self.now(freebsd.vm_map_lookup_entry(self.map, number(op["addr"])))
-        self.now(self.map.lock.unlock())
-        assert found == op["found"], where
-        assert ([entry.start, entry.end] if entry is not None else None) == (
-            [number(word) for word in op["entry"]] if op["entry"] is not None else None
-        ), where
-
-    def findspace(self, op: dict[str, Any], where: str) -> None:
-        self.now(self.map.lock.lock())
-        got = freebsd.vm_map_findspace(self.map, number(op["start"]), number(op["length"]))
-        self.now(self.map.lock.unlock())
-        expected = op["addr"]
-        if self.is_2013:
-            expected = op.get("addr_2013", expected)
-        elif self.search is freebsd.Search.FIRST_FIT:
-            expected = op.get("first_fit", expected)
-        assert got == (number(expected) if expected is not None else None), where
-
-    def find(self, op: dict[str, Any], where: str) -> None:
-        if op["strategy"] == "ALIGNED":
-            find_space = freebsd.VMFS_ALIGNED_SPACE(op["align_log2"])
-        else:
-            find_space = STRATEGIES[op["strategy"]]
-        obj = self.object(pg_color=op.get("color"))
-        if obj is None and op.get("color") is not None:
-            raise AssertionError("a colour without an object")
-        found = freebsd.vm_map_find(
-            self.map,
-            obj,
-            number(op.get("offset", "0x0")),
-            number(op["addr"]),
-            number(op["length"]),
-            number(op["max_addr"]),
-            find_space,
-        )
-        rc, addr = self.now(found)
-        self.kept(rc)
-        other = self.is_2013 and "rc_2013" in op
-        expected_rc, expected = (op["rc_2013"], op["addr_out_2013"]) if other else (op["rc"], op["addr_out"])
-        assert (rc, addr) == (code(expected_rc), number(expected) if expected is not None else 0), where
-
-    def finally_(self) -> None:
-        """Entries, gaps, size, the largest gap; and every object is referred to by its entries, and nothing else."""
-        final = self.case["final"]
-        freebsd.VmMap.check(self.map)
-        entries = list(self.map.entries)
-        assert [[entry.start, entry.end] for entry in entries] == [
-            [number(word) for word in pair] for pair in final["entries"]
-        ]
-        assert len(entries) == final["nentries"]
-        assert self.map.size == number(final["size"])
-        assert (self.map.entries.largest_gap if entries else 0) == number(final["root_max_free"])
-        edges = [self.map.min_offset, *(edge for entry in entries for edge in (entry.start, entry.end))]
-        edges.append(self.map.max_offset)
-        gaps = [[start, end] for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]
-        assert gaps == [[number(word) for word in pair] for pair in final["gaps"]]
-        users = Counter(id(entry.object) for entry in entries)
-        assert all(obj.ref_count == users[id(obj)] for obj in self.objects)
-        if isinstance(self.map.tree, freebsd.SplayTree) and self.map.tree.root is not None:
-            assert self.map.tree.root.max_free == number(final["root_max_free"])
-
-
-def replay(version: str, search: freebsd.Search = freebsd.Search.FIRST_FIT) -> Counter[str]:
-    seen: Counter[str] = Counter()
-    for case in CASES:
-        seen += Replay(case, version, search).run()
-    return seen
-
-
+RECORDS = read(Path(__file__).parents[1] / "data" / "freebsd.jsonl.gz")
 #: What the file has.
 ALL = {
     "insert": 4773,
@@ -240,40 +36,47 @@ ALL = {
 }
 
 
+def run(personality: Personality, *records: Record) -> Tally:
+    tally = Tally("")
+    for record in records:
+        answer(record, tally, personality)
+    return tally
+
+
 def test_what_the_file_holds() -> None:
-    assert len(CASES) == 412
-    assert Counter(op["op"] for case in CASES for op in case["ops"]) == ALL
-    quirks = Counter((op["op"], op["quirk"]) for case in CASES for op in case["ops"] if "quirk" in op)
+    assert len(RECORDS) == 412
+    ops = [op for record in RECORDS for op in record.fields["ops"]]
+    assert Counter(op["op"] for op in ops) == ALL
+    quirks = Counter((op["op"], op["quirk"]) for op in ops if "quirk" in op)
     assert quirks == {("findspace", MISSED): 11, ("find", MISSED): 4}
-    others = Counter(key for case in CASES for op in case["ops"] for key in op if key.endswith("_2013"))
+    others = Counter(key for op in ops for key in op if key.endswith("_2013"))
     assert others == {"addr_2013": 141, "rc_2013": 60, "addr_out_2013": 60}
+    assert Counter(record.fields["coalesce"] for record in RECORDS) == {False: 227, True: 185}
 
 
-def test_13_with_its_splay_tree_answers_all_of_it() -> None:
-    """The gaps that 13.0 misses are missed, and no others: the tree has the very shape of the real one."""
-    assert replay("13", freebsd.Search.SPLAY) == ALL
-
-
-def test_13_with_first_fit_answers_all_but_the_mappings_that_missed_the_last_gap() -> None:
-    """The four mappings would succeed and change the map; searches are held to first fit."""
-    assert replay("13") == {**ALL, "find": ALL["find"] - 4, "find left out": 4}
-
-
-def test_2013_answers_all_that_was_recorded() -> None:
-    """Four cases end early: there 13.0 missed the last gap in a mapping, and 10.4 mapped."""
-    seen = replay("2013")
-    assert sum(seen.values()) == sum(ALL.values())
-    assert seen == {
-        "insert": 4753,
-        "findspace": 2961,
-        "find": 2116,
-        "delete": 1107,
-        "remove": 362,
-        "fixed": 325,
-        "lookup": 296,
-        "insert_bulk": 4,
-        "after other answer": 45,
-    }
+@pytest.mark.parametrize(
+    ("personality", "fewer", "left_out"),
+    [
+        # The gaps that 13.0 misses are missed, and no others: the tree has the very shape of the real one.
+        (SPLAY, {}, {}),
+        (FIRST_FIT, {}, {NOT_FIRST_FIT: 15}),
+        # Four cases end early: there 13.0 missed the last gap in a mapping, and 10.4 mapped.
+        (
+            OF_2013,
+            {"insert": 20, "findspace": 11, "find": 5, "delete": 6, "remove": 1, "fixed": 1, "lookup": 1},
+            {NOT_ASKED: 45, NO_END: 4},
+        ),
+    ],
+    ids=["13-splay", "13-first-fit", "2013"],
+)
+def test_every_case_agrees(personality: Personality, fewer: dict[str, int], left_out: dict[str, int]) -> None:
+    tally = run(personality, *RECORDS)
+    assert not tally.differences
+    assert tally.cases == tally.passed == 412
+    assert tally.words == Counter(ALL) - Counter(fewer)
+    assert tally.operations == tally.operations_passed == tally.words.total()
+    assert tally.left_out == left_out
+    assert sum(fewer.values()) == left_out.get(NOT_ASKED, 0)
 
 
 class LazyTree(freebsd.SplayTree):
@@ -286,32 +89,156 @@ class LazyTree(freebsd.SplayTree):
 
 def test_a_tree_whose_searches_leave_it_as_it_is_finds_too_much() -> None:
     """Every recorded miss is one because the tree says so: with first fit in its place all of them differ."""
-    misses = [case for case in CASES if any("quirk" in op for op in case["ops"])]
-    for case in misses:
-        replayed = Replay(case, "13", freebsd.Search.SPLAY)
+    misses = [record for record in RECORDS if any("quirk" in op for op in record.fields["ops"])]
+    for record in misses:
+        at = next(at for at, op in enumerate(record.fields["ops"]) if "quirk" in op)
+        replayed = Replay(parse(record), SPLAY)
         replayed.map.tree = LazyTree(replayed.map.entries)
-        with pytest.raises(AssertionError, match=MISSED):
-            replayed.run()
+        with pytest.raises(Differs, match=f"^operation {at}: find") as differs:
+            replayed.run(Tally(""))
+        assert None in differs.value.expected.values()
+        assert None not in differs.value.actual.values()
     assert len(misses) == 15
 
 
-@pytest.mark.parametrize("version", ["13", "2013"])
-def test_a_wrong_answer_is_noticed(version: str) -> None:
-    """Each field of each kind of operation, changed in one case."""
-    keys = {
-        "insert": ["rc"], "delete": ["rc"], "remove": ["rc"], "fixed": ["rc"],
-        "lookup": ["found", "entry"], "findspace": ["addr"], "find": ["rc", "addr_out"],
+def mapped_elsewhere() -> Record:
+    """A mapping that 13.0 makes, too, but not where first fit would: aligned it finds nothing, so it does without."""
+    find = {
+        "op": "find", "addr": "0x403000", "length": "0x201000", "max_addr": "0x0", "strategy": "OPTIMAL", "color": 0,
+        "offset": "0x0", "rc": "KERN_SUCCESS", "addr_out": "0x403000", "quirk": MISSED, "first_fit": "0x800000",
+        "rc_2013": "KERN_SUCCESS", "addr_out_2013": "0x800000",
     }  # fmt: skip
-    for word, fields in keys.items():
-        for key in fields:
-            case, at = next(
-                (case, at)
-                for case in CASES
-                for at, op in enumerate(case["ops"])
-                if op["op"] == word and op[key] and not {"addr_2013", "rc_2013"} & set(op)
-            )
-            op = case["ops"][at]
-            wrong = {"rc": "KERN_FAILURE", "found": not op.get("found"), "entry": ["0x0", "0x1"]}.get(key, "0x1")
-            ops = [*case["ops"][:at], {**op, key: wrong}]
-            with pytest.raises(AssertionError, match=word):
-                Replay({**case, "ops": ops}, version).run()
+    fields = {
+        "case": "by hand", "min": "0x3fe000", "max": "0xe26000", "coalesce": False,
+        "ops": [
+            {"op": "insert", "start": "0x656000", "end": "0x657000", "rc": "KERN_SUCCESS"},
+            find,
+            {"op": "lookup", "addr": "0x900000", "found": False, "entry": ["0x656000", "0x657000"]},
+        ],
+        "final": {
+            "nentries": 2, "size": "0x202000", "root_max_free": "0x7cf000",
+            "entries": [["0x403000", "0x604000"], ["0x656000", "0x657000"]],
+            "gaps": [["0x3fe000", "0x403000"], ["0x604000", "0x656000"], ["0x657000", "0xe26000"]],
+        },
+    }  # fmt: skip
+    return Record(Path("by_hand.jsonl"), 1, fields)
+
+
+def test_where_first_fit_maps_elsewhere_the_case_goes_on_as_it_was_recorded() -> None:
+    record = mapped_elsewhere()
+    for personality, left_out in ((SPLAY, {}), (FIRST_FIT, {NOT_FIRST_FIT: 1}), (OF_2013, {NOT_ASKED: 1, NO_END: 1})):
+        tally = run(personality, record)
+        assert not tally.differences
+        assert tally.left_out == left_out
+    record.fields["ops"][1]["first_fit"] = None
+    (difference,) = run(FIRST_FIT, record).differences
+    assert difference.expected == {"rc": "KERN_NO_SPACE", "addr_out": None}
+    assert difference.actual == {"rc": "KERN_SUCCESS", "addr_out": "0x800000"}
+
+
+def test_a_difference_shows_the_map_around_it() -> None:
+    record = next(record for record in RECORDS if record.fields["ops"][0]["op"] == "insert_bulk")
+    fields = copy.deepcopy(record.fields)
+    at = next(at for at, op in enumerate(fields["ops"]) if op["op"] == "lookup" and op["found"])
+    lookup = fields["ops"][at]
+    right, lookup["entry"] = lookup["entry"], ["0x0", "0x1000"]
+    (difference,) = run(FIRST_FIT, replace(record, fields=fields)).differences
+    assert difference.operation == f"operation {at}: lookup(addr={lookup['addr']})"
+    assert difference.expected == {"found": True, "entry": ["0x0", "0x1000"]}
+    assert difference.actual == {"found": True, "entry": right}
+    first, *shown = difference.around.splitlines()
+    assert first.endswith(f"around {lookup['addr']}")
+    assert 8 < len(shown) <= 16
+    assert any(f"{right[0]}-{right[1]}, then" in line for line in shown)
+
+
+def test_a_long_list_is_shown_from_where_it_differs() -> None:
+    record = next(record for record in RECORDS if record.fields["ops"][0]["op"] == "insert_bulk")
+    fields = copy.deepcopy(record.fields)
+    del fields["final"]["entries"][700]
+    (difference,) = run(FIRST_FIT, replace(record, fields=fields)).differences
+    assert difference.operation == "the map at the end"
+    assert list(difference.expected) == ["entries"]
+    shown = difference.actual["entries"]
+    assert (shown["from"], len(shown["items"])) == (700, 8)
+    assert shown["length"] == difference.expected["entries"]["length"] + 1
+
+
+def test_a_reference_too_many_is_caught() -> None:
+    """What vectors do not have: whose references the objects hold."""
+
+    class Leaking(freebsd.VmMap13):
+        def deallocate(self, entry: freebsd.VmMapEntry) -> None:
+            """Nobody lets go."""
+
+    record = next(
+        r for r in RECORDS if not r.fields["coalesce"] and any(op["op"] == "remove" for op in r.fields["ops"])
+    )
+    replayed = Replay(parse(record), FIRST_FIT)
+    replayed.map.__class__ = Leaking
+    with pytest.raises(Differs, match=r"^the map at the end, object ") as differs:
+        replayed.run(Tally(""))
+    assert differs.value.actual["references"] > differs.value.expected["references"]
+
+
+def test_a_map_with_a_defect_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only wrong records are caught: so are wrong maps."""
+
+    class Blind(freebsd.VmMap13):
+        def next_overlaps(self, prev: freebsd.VmMapEntry | None, end: int) -> bool:
+            """Only the start of a mapping is looked at, and what is in the way is taken out."""
+            after = self.after(prev)
+            while after is not None and after.start < end:
+                self.delete_entry(after)
+                after = self.after(prev)
+            return False
+
+    monkeypatch.setitem(freebsd.VERSIONS, "13", Blind)
+    tally = run(FIRST_FIT, *RECORDS[:100])
+    assert 0 < tally.passed < tally.cases
+    assert len(tally.differences) == 5
+
+
+def test_fields_that_nobody_asks_for_mean_nothing() -> None:
+    fields = copy.deepcopy(RECORDS[0].fields)
+    for place in (fields, fields["final"], fields["ops"][0]):
+        place["remark"] = {"by": "somebody"}
+    assert run(SPLAY, replace(RECORDS[0], fields=fields)).passed == 1
+
+
+def changed_op(**change: Any) -> dict[str, Any]:
+    op = {"op": "find", "addr": "0x0", "length": "0x1000", "max_addr": "0x0", "strategy": "ANY", "rc": "KERN_SUCCESS"}
+    return {"ops": [{**op, "addr_out": "0x0", **change}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"min": None}, "this is no case"),
+        ({"max": "0xg"}, "this is no case"),
+        ({"max": "0x0"}, "the second must be larger"),
+        ({"coalesce": 1}, "coalesce is 1"),
+        ({"final": {}}, "the field 'nentries' is missing; record the case again"),
+        ({"ops": 5}, "this is no case"),
+        ({"ops": [["insert"]]}, "this is no case"),
+        ({"ops": [{}]}, "the field 'op' is missing"),
+        ({"ops": [{"op": "protect"}]}, "the operation 'protect' is not known, only insert, "),
+        ({"ops": [{"op": "lookup", "addr": "0x0", "found": 1, "entry": None}]}, "found is 1"),
+        ({"ops": [{"op": "lookup", "addr": "0x0", "found": True, "entry": ["0x0"]}]}, "not enough values"),
+        ({"ops": [{"op": "insert_bulk", "ranges": [], "rc": "KERN_SUCCESS"}]}, "insert_bulk of nothing"),
+        ({"ops": [{"op": "fixed", "start": "0x0", "length": "0x1", "excl": 1, "rc": "KERN_SUCCESS"}]}, "excl is 1"),
+        (changed_op(rc="SUCCESS"), "rc 'SUCCESS' is not known, only KERN_"),
+        (changed_op(rc=0), "this is no case"),
+        (changed_op(strategy="BEST"), "the strategy 'BEST' is not known, only ALIGNED, NO, "),
+        (changed_op(strategy="ALIGNED"), "the field 'align_log2' is missing"),
+        (changed_op(color=1), "a colour, which is an object's"),
+        (changed_op(quirk="other"), "the quirk 'other' of a find is not known"),
+        (changed_op(quirk=MISSED), "the field 'first_fit' is missing"),
+    ],
+)
+def test_what_is_no_case_is_refused_by_its_line(change: dict[str, object], fault: str) -> None:
+    record = next(record for record in RECORDS if record.fields["coalesce"])
+    with pytest.raises(UsageError) as refused:
+        run(SPLAY, replace(record, fields={**record.fields, **change}))
+    assert fault in str(refused.value)
+    assert str(refused.value).startswith(f"{record.path}: line {record.line}: ")
