@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
-from stressvm.kernel.errors import UsageError
-
 if TYPE_CHECKING:
     from stressvm.vm.lanes import Lanes
 
@@ -23,7 +21,7 @@ BEYOND: Final = 1 << 65
 """Above every address and every length: the key and the gap of the sentinel after the last entry."""
 
 
-class EntryError(UsageError):
+class EntryError(ValueError):
     """An operation that the entry list refuses; the list is unchanged."""
 
 
@@ -80,18 +78,19 @@ class Entry:
 class Lane(Generic[E]):
     """The link of one entry at one level above the bottom.
 
-    It leads to the next entry that reaches this level; `gap` is the largest free gap after any of the entries from
-    this one up to, not including, that one. `start` repeats the entry's, which saves the search a hop.
+    It leads to the next entry that reaches this level, which starts at `until`; `gap` is the largest free gap after any
+    of the entries from this one up to, not including, that one. Kept here, the address saves a search that goes down at
+    this link from looking at the next one: in a large map that is a cache miss for each level.
     """
 
-    __slots__ = ("down", "entry", "gap", "next", "prev", "start", "up")
+    __slots__ = ("down", "entry", "gap", "next", "prev", "until", "up")
 
     next: Lane[E]
     prev: Lane[E]
     gap: int
 
-    def __init__(self, entry: E, start: int, down: Lane[E] | None) -> None:
+    def __init__(self, entry: E, until: int, down: Lane[E] | None) -> None:
         self.entry = entry
-        self.start = start
+        self.until = until
         self.down = down
         self.up: Lane[E] | None = None

@@ -480,10 +480,8 @@ def test_impossible_maps_are_refused(make: Callable[[Kernel], freebsd.VmMap], te
         make(LoneThread().k)
 
 
-def test_impossible_strategies_and_stacks_are_refused() -> None:
+def test_impossible_strategies_are_refused() -> None:
     one = One()
-    with pytest.raises(UsageError, match="not modelled"):
-        one.insert(0, 1, cow=freebsd.MAP_STACK_GROWS_DOWN)
     one.unlock()
     for find_space in (4, freebsd.VMFS_ALIGNED_SPACE(14) | 1):
         with pytest.raises(UsageError, match="VMFS_ALIGNED_SPACE"):

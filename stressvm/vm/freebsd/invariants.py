@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.references import references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,21 @@ def flags(vm_map: MapCore) -> str | None:
     return None
 
 
+def transition(vm_map: MapCore) -> str | None:
+    """G7: what is in transition has an owner, and nothing else; only what will be woken is waited for.
+
+    A fork copies the mark of an entry that is waited for, though nobody waits in the new map.
+    """
+    for entry in vm_map.entries:
+        moving = bool(entry.eflags & F.MAP_ENTRY_IN_TRANSITION)
+        if moving != (entry.wiring_thread >= 0):
+            return f"{entry!r} is {'' if moving else 'not '}in transition, and its owner is {entry.wiring_thread}"
+        waited_for = entry.eflags & F.MAP_ENTRY_NEEDS_WAKEUP and not vm_map.forked
+        if waited_for and not moving and entry.system_wired_count <= 0:
+            return f"{entry!r} is waited for, and neither in transition nor wired by the system"
+    return None
+
+
 def merged(vm_map: MapCore) -> str | None:
     """G9: alike neighbours only where nobody has tried to merge them, after a clip."""
     for prev, entry in pairwise(vm_map.entries):
@@ -93,6 +109,8 @@ INVARIANTS: Final[dict[str, Callable[[MapCore], str | None]]] = {
     "G2 size": size,
     "G5 bounds": bounds,
     "G6 rights": rights,
+    "G7 transition": transition,
     "G8 flags": flags,
     "G9 merged": merged,
+    "G19 references": references,
 }

@@ -49,6 +49,8 @@ class _MapLock:
         #: The channel of vm_map_unlock_and_wait: the address of the map's root.
         self.root = SleepQueue(k, f"{name}.root")
         self.map_sleep_mtx = k.once("map_sleep_mtx", lambda: Mutex(k, "map_sleep_mtx"))
+        #: The timestamp of the last write hold: the invariants' own.
+        self.last_timestamp = -1
         self.busy_count = 0
         self.busy_wakeup = False
         self.busy_channel = SleepQueue(k, f"{name}.busy")
@@ -65,6 +67,21 @@ class _MapLock:
         """The lock as msleep wants it."""
         raise NotImplementedError
 
+    def leaving(self) -> None:
+        """A write hold ends here, or may. The invariants, of which two are the lock's own.
+
+        G11: the timestamp has moved since the hold before. G12: nobody waits for a map that is not busy.
+        """
+        self.on_release()
+        timestamp = self.timestamp.peek()
+        if timestamp == self.last_timestamp:
+            raise self.k.panic(
+                f"{self.name}: G11 timestamp: locked for writing, and it still is {timestamp}", "invariant"
+            )
+        self.last_timestamp = timestamp
+        if self.busy_wakeup and not self.busy_count:
+            raise self.k.panic(f"{self.name}: G12 busy: BUSY_WAKEUP is set, and the map is not busy", "invariant")
+
     async def lock(self) -> None:
         """vm_map_lock: acquire for writing."""
         raise NotImplementedError
@@ -72,7 +89,7 @@ class _MapLock:
     async def unlock(self) -> None:
         """vm_map_unlock: release a write hold. Locks: held for writing on entry. Sleeps: no."""
         self._must_be_locked("vm_map_unlock")
-        self.on_release()
+        self.leaving()
         await self._release()
 
     async def busy(self) -> None:
@@ -100,9 +117,11 @@ class _MapLock:
         Locks: held for writing on entry and exit, released meanwhile; the timestamp moves once, always. Sleeps: yes.
         """
         self._must_be_locked("vm_map_wait_busy")
+        release = self.leaving
         while self.busy_count:
             self.busy_wakeup = True
-            self.on_release()
+            release()
+            release = self.on_release
             await self.busy_channel.sleep(self._interlock(), "mbusy", until=lambda: not self.busy_count)
         self.moved()
 
@@ -117,7 +136,7 @@ class _MapLock:
         """
         self._must_be_locked("vm_map_unlock_and_wait")
         await self.map_sleep_mtx.lock()
-        self.on_release()
+        self.leaving()
         await self._release()
         return await self.root.sleep(self.map_sleep_mtx, "vmmaps", timo=timo, pdrop=True, until=until)
 
@@ -143,16 +162,20 @@ class SystemMapLock(_MapLock):
     def __init__(self, k: Kernel, name: str, on_release: Callable[[], None]) -> None:
         super().__init__(k, name, on_release)
         self.system_mtx = Mutex(k, f"{name}.system_mtx")
+        #: Was it acquired for writing? Only the invariants care: whoever has the mutex may write.
+        self.writing = False
 
     async def lock(self) -> None:
         """vm_map_lock. Sleeps: on the mutex."""
         await self.system_mtx.lock()
+        self.writing = True
         self.moved()
 
     async def trylock(self) -> bool:
         """vm_map_trylock: the timestamp moves only if it succeeds. Sleeps: no."""
         if not await self.system_mtx.trylock():
             return False
+        self.writing = True
         self.moved()
         return True
 
@@ -171,19 +194,32 @@ class SystemMapLock(_MapLock):
     async def lock_upgrade(self) -> bool:
         """vm_map_lock_upgrade: always succeeds, the holder is alone anyway. The timestamp moves. Sleeps: no."""
         self._must_be_locked("vm_map_lock_upgrade")
+        self.writing = True
         self.moved()
         return True
 
     async def lock_downgrade(self) -> None:
         """vm_map_lock_downgrade: nothing changes but what the holder may do. Sleeps: no."""
         self._must_be_locked("vm_map_lock_downgrade")
-        self.on_release()
+        self.leaving()
+        self.writing = False
+
+    async def wait_busy(self) -> None:
+        """vm_map_wait_busy. Sleeps: with the mutex as interlock."""
+        await super().wait_busy()
+        self.writing = True
+
+    def leaving(self) -> None:
+        """For a hold for reading there is nothing to prove."""
+        if self.writing:
+            super().leaving()
 
     def locked(self) -> bool:
         """vm_map_locked."""
         return self.system_mtx.owned()
 
     async def _release(self) -> None:
+        self.writing = False
         await self.system_mtx.unlock()
 
     def _interlock(self) -> Interlock:
@@ -272,7 +308,7 @@ class UserMapLock(_MapLock):
     async def lock_downgrade(self) -> None:
         """vm_map_lock_downgrade: from writing to reading, atomically; the timestamp stays. Sleeps: no."""
         self._must_be_locked("vm_map_lock_downgrade")
-        self.on_release()
+        self.leaving()
         await self.sx.downgrade()
 
     def locked(self) -> bool:

@@ -46,7 +46,7 @@ async def vm_map_inherit(vm_map: VmMap, start: int, end: int, new_inheritance: i
     Locks: none on entry and exit. Sleeps: for the lock.
 
     Returns:
-        KERN_SUCCESS; KERN_INVALID_ARGUMENT for any other inheritance.
+        KERN_SUCCESS; KERN_INVALID_ARGUMENT for any other inheritance, or if a large page would have to be cut.
 
     Source: sys/vm/vm_map.c, vm_map_inherit.
     """

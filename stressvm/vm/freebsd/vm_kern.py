@@ -14,6 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.versions import VERSIONS
+from stressvm.vm.freebsd.vm_map_core import MapKind
+from stressvm.vm.freebsd.vm_map_find import Request
 from stressvm.vm.freebsd.vm_object import ucred
 
 if TYPE_CHECKING:
@@ -39,16 +42,11 @@ async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
     cred = ucred(vm_map.k)
     if not cred.swap_reserve(size):
         return 0
-    while True:
-        await vm_map.lock.lock()
-        addr = vm_map.findspace(vm_map.min_offset, size)
-        if addr is not None:
-            break
-        if vm_map.max_offset - vm_map.min_offset < size:
-            await vm_map.lock.unlock()
-            cred.swap_release(size)
-            return 0
-        await vm_map.wait_for_space(size)
+    while (addr := await vm_map.try_alloc(size)) is None:
+        pass
+    if not addr:
+        cred.swap_release(size)
+        return 0
     vm_map.insert(None, 0, addr, addr + size, vm_map.KMAP_PROT, vm_map.KMAP_PROT, F.MAP_ACC_CHARGED)
     await vm_map.lock.unlock()
     vm_map.k.progress()
@@ -72,3 +70,36 @@ async def kmap_free_wakeup(vm_map: VmMap, addr: int, size: int) -> None:
     await vm_map.wake_for_space()
     await vm_map.lock.unlock()
     vm_map.k.progress()
+
+
+async def kmem_suballoc(
+    parent: VmMap, size: int, *, superpage_align: bool = False, name: str = "submap", cls: type[VmMap] | None = None
+) -> VmMap:
+    """Take a range from a kernel map, and make a map that looks after it.
+
+    Locks: none on entry and exit. Sleeps: for the parent's lock. Panics if there is no room.
+
+    Args:
+        parent: the kernel's map.
+        size: bytes; rounded up to pages.
+        superpage_align: shall it begin at a superpage?
+        name: as reports show it.
+        cls: the submap's class, in place of the version of its parent.
+
+    Returns:
+        The submap. Its lock is one that is slept for, and its version that of its parent.
+
+    Source: sys/vm/vm_kern.c, kmem_suballoc; in 13 it is kmem_subinit, for which the caller has the memory.
+    """
+    k = parent.k
+    size = F.round_page(size)
+    space = F.VMFS_SUPER_SPACE if superpage_align else F.VMFS_ANY_SPACE
+    request = Request(None, 0, parent.min_offset, size, 0, space, F.VM_PROT_ALL, F.VM_PROT_ALL, F.MAP_ACC_NO_CHARGE)
+    result, start = await parent.find(request)
+    if result:
+        raise k.panic(f"kmem_suballoc: bad status return of {result}")
+    made = (cls or VERSIONS[parent.version])(k, start, start + size, kind=MapKind.SUBMAP, name=name)
+    if await parent.submap(start, start + size, made):
+        raise k.panic("kmem_suballoc: unable to change range to submap")
+    k.progress()
+    return made

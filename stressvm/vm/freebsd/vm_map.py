@@ -6,41 +6,36 @@ Source: sys/vm/vm_map.c of release/10.4 ("2013") and releng/13.0 ("13"). Where t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
-from stressvm.vm.freebsd.vm_map_delete import Deletion
-from stressvm.vm.freebsd.vm_map_insert import Insertion
+from stressvm.vm.freebsd.vm_map_find import Finding
 from stressvm.vm.freebsd.vm_map_protect import Protection
-
-if TYPE_CHECKING:
-    from stressvm.vm.freebsd.vm_object import VmObject
+from stressvm.vm.freebsd.vm_map_submap import Submaps
 
 
-class VmMap(Insertion, Deletion, Protection):
+class VmMap(Finding, Submaps, Protection):
     """A map; make one with `setup` of this package, which chooses the class of a version. See `MapCore` for its state."""
 
-    def findspace(self, start: int, length: int) -> int | None:
-        """Where there is room, at `start` or above; None for nowhere."""
-        raise NotImplementedError
-
-    async def find(
-        self,
-        obj: VmObject | None,
-        offset: int,
-        addr: int,
-        length: int,
-        max_addr: int,
-        find_space: int,
-        prot: int,
-        max_prot: int,
-        cow: int,
-    ) -> tuple[int, int]:
-        """The whole of vm_map_find."""
-        raise NotImplementedError
-
     # ------------------------------------------------------------ waiting for addresses (see `vm_kern`)
+
+    async def try_alloc(self, size: int) -> int | None:
+        """One round of kmap_alloc_wait: look for room, and sleep if there is none.
+
+        Locks: none on entry; on exit the write lock with an address, nothing without one. Sleeps: for the lock, and for
+        addresses.
+
+        Returns:
+            The address; 0 if the map is too small for ever; None if it has slept, so that all is to do again.
+        """
+        await self.lock.lock()
+        addr = self.findspace(self.min_offset, size)
+        if addr is not None:
+            return addr
+        if self.max_offset - self.min_offset < size:
+            await self.lock.unlock()
+            return 0
+        await self.wait_for_space(size)
+        return None
 
     async def wait_for_space(self, size: int) -> None:
         """Say that somebody waits, and sleep until some addresses are free. Locks: the write lock on entry, none on exit.

@@ -16,9 +16,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from stressvm.kernel.errors import UsageError
+from stressvm.vm.entry import OverlapError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.invariants import INVARIANTS
 from stressvm.vm.freebsd.map_lock import SystemMapLock, UserMapLock
+from stressvm.vm.freebsd.references import deferred, vm_maps
 from stressvm.vm.freebsd.splay import FirstFit, SplayTree
 from stressvm.vm.freebsd.vm_fault import Fault
 from stressvm.vm.freebsd.vm_object import VmObject
@@ -66,7 +68,9 @@ class MapCore:
 
     Attributes:
         size: the sum of the lengths of all entries but guards, in bytes.
+        anon_loc: where the last anonymous mapping ended, near which the next is put (see `vm_map_find`); or 0.
         needs_wakeup: somebody sleeps in kmap_alloc_wait.
+        forked: it was copied from another map by a fork.
         seams: where alike neighbours may touch unmerged, since they were clipped there (the model's own bookkeeping).
     """
 
@@ -100,8 +104,11 @@ class MapCore:
         self.bounds = (min_offset, max_offset)
         self.lock: SystemMapLock | UserMapLock = self.make_lock()
         self.size = 0
+        self.anon_loc = 0
         self.needs_wakeup = False
+        self.forked = False
         self.seams: set[int] = set()
+        vm_maps(k).append(self)
 
     def make_lock(self) -> SystemMapLock | UserMapLock:
         """The map's lock."""
@@ -128,7 +135,7 @@ class MapCore:
     # ------------------------------------------------------------ lookup
 
     def must_be_locked(self, call: str) -> None:
-        """The caller holds the write lock, or is building the world."""
+        """G10: the caller holds the write lock, or is building the world."""
         if self.k.cur >= 0 and not self.lock.locked():
             raise self.k.panic(f"{call}: KASSERT: {self.name} is not locked for writing")
 
@@ -144,21 +151,25 @@ class MapCore:
     # ------------------------------------------------------------ entries
 
     def link(self, entry: VmMapEntry) -> None:
-        """vm_map_entry_link, for an entry that overlaps no other, and the map's size."""
+        """vm_map_entry_link, and the map's size. An entry that overlaps another is a violation."""
         opened = self.tree.open(entry.start)
-        self.entries.insert(entry)
+        try:
+            self.entries.insert(entry)
+        except OverlapError as exc:
+            raise self.k.panic(f"{self.name}: G1-G4 structure: {exc}", "invariant") from None
         self.tree.linked(opened, entry)
         if not entry.guard:
             self.size += entry.size
 
     def resize(self, entry: VmMapEntry, end: int) -> None:
         """vm_map_entry_resize: another end."""
+        self.must_be_locked("vm_map_entry_resize")
         opened = self.tree.open(entry.start, after=True)
         self.entries.resize(entry, end=end)
         self.tree.resized(opened)
 
     def entry_create(self) -> None:
-        """vm_map_entry_create: memory for one more entry. There always is; for the kernel's map see `kernel_map`."""
+        """vm_map_entry_create: memory for one more entry. There always is; for the kernel's map see `vm_kernel_map`."""
 
     def entry_dispose(self) -> None:
         """vm_map_entry_dispose: the memory of an entry is free again."""
@@ -171,6 +182,8 @@ class MapCore:
         """
         if addr <= entry.start:
             return F.KERN_SUCCESS
+        if not entry.start < addr < entry.end:
+            raise self.k.panic(f"vm_map_clip: KASSERT: invalid clip of {entry!r} at {addr:#x}")
         if not self.may_clip(entry, addr):
             return F.KERN_INVALID_ARGUMENT
         self.back(entry)
@@ -190,6 +203,8 @@ class MapCore:
         """
         if addr >= entry.end:
             return F.KERN_SUCCESS
+        if not entry.start < addr < entry.end:
+            raise self.k.panic(f"vm_map_clip: KASSERT: invalid clip of {entry!r} at {addr:#x}")
         if not self.may_clip(entry, addr):
             return F.KERN_INVALID_ARGUMENT
         self.back(entry)
@@ -210,17 +225,24 @@ class MapCore:
         """Before a clip: in a user map both parts shall share one object, so there must be one; it takes the charge."""
         if entry.eflags & (F.MAP_ENTRY_IS_SUB_MAP | F.MAP_ENTRY_GUARD):
             return
-        if entry.object is None and self.kind is not MapKind.SYSTEM:
-            entry.object = VmObject(F.off_to_idx(entry.size), anon=True)
-            entry.offset = 0
         obj = entry.object
-        if obj is not None and entry.cred is not None and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
+        if obj is None:
+            if self.kind is not MapKind.SYSTEM:
+                self.entry_back(entry)
+        elif entry.cred is not None and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
             if obj.cred is not None:
                 raise self.k.panic(f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
             obj.cred, obj.charge, entry.cred = entry.cred, entry.size, None
 
+    def entry_back(self, entry: VmMapEntry) -> None:
+        """vm_map_entry_back: an object for an entry that has none; it takes the charge."""
+        entry.object = VmObject.anonymous(F.off_to_idx(entry.size), entry.cred, entry.size)
+        entry.offset = 0
+        entry.cred = None
+
     def clipped(self, new: VmMapEntry, addr: int) -> None:
         """After a clip: one more reference to the object."""
+        self.must_be_locked("vm_map_clip")
         if new.object is not None:
             new.object.reference()
         self.seams.add(addr)
@@ -236,6 +258,7 @@ class MapCore:
         self.seams.discard(entry.start)
         if not self.may_merge(prev, entry):
             return False
+        self.must_be_locked("vm_map_try_merge_entries")
         opened = self.tree.open(prev.start, before=True, after=True)
         self.entries.merge_into_right(prev, entry)
         self.tree.unlinked(opened)
@@ -255,7 +278,11 @@ class MapCore:
         """vm_map_entry_unwire: its last wiring is gone, and with it its part of what users have wired."""
         entry.wired_count = 0
         if entry.eflags & F.MAP_ENTRY_USER_WIRED:
-            user_wire_count(self.k).sub(entry.size)
+            self.discount_user(entry.size)
+
+    def discount_user(self, size: int) -> None:
+        """What a user had wired is wired no more."""
+        user_wire_count(self.k).sub(size)
 
     def dispose(self, neighbour: VmMapEntry) -> None:
         """vm_map_merged_neighbor_dispose: the reference of an entry that was merged away."""
@@ -295,15 +322,13 @@ class MapCore:
         if self.kind is MapKind.SYSTEM or self.k.cur < 0:
             self.deallocate(entry)
         else:
-            self.deferred().setdefault(self.k.cur, []).append(entry)
-
-    def deferred(self) -> dict[int, list[VmMapEntry]]:
-        """td_map_def_user: for each thread, what it has unmapped and not let go of yet."""
-        return self.k.once("td_map_def_user", dict)
+            deferred(self.k).setdefault(self.k.cur, []).append(entry)
 
     def process_deferred(self) -> None:
-        """vm_map_process_deferred: let go of what this thread unmapped. Locks: no map may be held."""
-        for entry in self.deferred().pop(self.k.cur, ()):
+        """vm_map_process_deferred: let go of what this thread unmapped. Locks: this map's must not be held (G14)."""
+        if self.k.cur >= 0 and self.lock.locked():
+            raise self.k.panic(f"{self.name}: G14 deferred: entries are let go of under the map lock", "invariant")
+        for entry in deferred(self.k).pop(self.k.cur, ()):
             self.deallocate(entry)
 
     def deallocate(self, entry: VmMapEntry) -> None:

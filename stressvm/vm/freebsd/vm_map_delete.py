@@ -24,30 +24,34 @@ class Deletion(MapCore):
         user map for system wirings to go. What was unmapped before a sleep stays so.
 
         Returns:
-            KERN_SUCCESS.
+            KERN_SUCCESS; KERN_INVALID_ARGUMENT at an end that is within a large page of a mapping, and what lies below
+            it is unmapped.
         """
         self.must_be_locked("vm_map_delete")
         if start == end:
             return F.KERN_SUCCESS
-        entry = self.first_to_delete(start)
-        while entry is not None and entry.start < end:
+        result, entry = self.first_to_delete(start)
+        while not result and entry is not None and entry.start < end:
             if self.must_wait(entry):
-                entry = await self.wait_to_delete(entry)
+                result, entry = await self.wait_to_delete(entry)
                 continue
-            self.clip_end(entry, end)
+            result = self.clip_end(entry, end)
+            if result:
+                break
             after = self.entries.next_of(entry)
+            if entry.end == self.anon_loc:
+                self.anon_loc = entry.start
             self.delete_entry(entry)
             entry = after
-        return F.KERN_SUCCESS
+        return result
 
-    def first_to_delete(self, start: int) -> VmMapEntry | None:
-        """The first entry at or after `start`, which is clipped out of what it lies in."""
+    def first_to_delete(self, start: int) -> tuple[int, VmMapEntry | None]:
+        """vm_map_lookup_clip_start: the first entry at or after `start`, clipped out of what it lies in, if it may be."""
         found, entry = self.lookup(start)
         if not found:
-            return self.after(entry)
+            return F.KERN_SUCCESS, self.after(entry)
         assert entry is not None, "what was found"
-        self.clip_start(entry, start)
-        return entry
+        return self.clip_start(entry, start), entry
 
     def must_wait(self, entry: VmMapEntry) -> bool:
         """Is it being wired or unwired, or, in a user map, wired by the system?"""
@@ -55,11 +59,11 @@ class Deletion(MapCore):
             self.kind is MapKind.USER and entry.system_wired_count != 0
         )
 
-    async def wait_to_delete(self, entry: VmMapEntry) -> VmMapEntry | None:
+    async def wait_to_delete(self, entry: VmMapEntry) -> tuple[int, VmMapEntry | None]:
         """Sleep until somebody is done with an entry; where to go on. Locks: the write lock, released meanwhile."""
         saved_start = entry.start
         if await self.wait_for_entry(entry, lambda: not self.must_wait(entry)):
-            return entry
+            return F.KERN_SUCCESS, entry
         return self.first_to_delete(saved_start)
 
     def delete_entry(self, entry: VmMapEntry) -> None:
@@ -75,4 +79,6 @@ class Deletion(MapCore):
             self.size -= entry.size
         if entry.cred is not None:
             entry.cred.swap_release(entry.size)
+        if entry.object is not None:
+            entry.object.unmapped(entry.offset, entry.size)
         self.dispose_of(entry)

@@ -111,7 +111,7 @@ class Insertion(MapCore):
         return eflags + sum(eflag for flag, eflag in _EFLAGS.items() if cow & flag)
 
     def grow_kernel(self, end: int) -> None:
-        """Make page tables up to `end`, if this is the kernel's map (see `kernel_map`). Other maps have no need."""
+        """Make page tables up to `end`, if this is the kernel's map (see `vm_kernel_map`). Other maps have no need."""
 
     def next_overlaps(self, prev: VmMapEntry | None, end: int) -> bool:
         """Does the entry after `prev` begin before `end`?"""

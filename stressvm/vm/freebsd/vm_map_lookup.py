@@ -85,8 +85,10 @@ class Lookup(MapCore):
                 return F.KERN_INVALID_ADDRESS, None
             if entry.sub_map is not None:
                 return await self.into_submap(entry.sub_map, vaddr, fault_typea, copy=copy, grow=grow)
-            if grow and self.in_gap(entry) and not await self.growstack(vaddr, entry):
-                continue
+            if grow and self.in_gap(entry):
+                grow = False
+                if not await self.growstack(vaddr, entry):
+                    continue
             if error := self.refused(entry, fault_typea, copy=copy):
                 await self.lock.unlock_read()
                 return error, None
@@ -192,15 +194,16 @@ class Lookup(MapCore):
         Locks: the read lock throughout, whatever comes of it. Sleeps: no.
 
         Returns:
-            As vm_map_lookup; KERN_FAILURE where the map would have to be changed, or where a submap is.
+            As vm_map_lookup, but no access at all is allowed everywhere; KERN_FAILURE where the map would have to be
+            changed, or where a submap is.
         """
         found, entry = await self.lookup_entry(vaddr)
         if not found or entry is None:
             return F.KERN_INVALID_ADDRESS, None
         if entry.sub_map is not None:
             return F.KERN_FAILURE, None
-        if error := self.refused(entry, fault_type, copy=False):
-            return error, None
+        if fault_type & ~entry.protection:
+            return F.KERN_PROTECTION_FAILURE, None
         if self.must_copy(entry, entry.protection if entry.wired_count else fault_type, copy=False):
             return F.KERN_FAILURE, None
         if entry.object is None and self.kind is not MapKind.SYSTEM:

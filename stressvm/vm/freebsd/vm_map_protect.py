@@ -15,6 +15,8 @@ from stressvm.vm.freebsd.vm_map_wire import Wiring
 from stressvm.vm.freebsd.vm_object import VmObject, ucred
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
 
 
@@ -71,7 +73,8 @@ class Protection(Wiring):
             return F.KERN_SUCCESS, True
         if first is None:
             return F.KERN_SUCCESS, False
-        self.clip_start(first, start)
+        if error := self.clip_start(first, start):
+            return error, False
         return self.set_rights(first, end, rights), False
 
     def forbidden(self, rights: Rights) -> bool:
@@ -114,26 +117,34 @@ class Protection(Wiring):
         """Charge for what becomes writable, then change the entries; if the charge fails, only merge.
 
         Returns:
-            KERN_SUCCESS, or KERN_RESOURCE_SHORTAGE with no right changed; earlier entries stay charged.
+            KERN_SUCCESS; with no right changed KERN_RESOURCE_SHORTAGE, or what a clip failed with. Entries that were
+            charged before stay charged.
         """
-        result = F.KERN_SUCCESS
         entry: VmMapEntry | None = first
         while entry is not None and entry.start < end:
-            self.clip_end(entry, end)
+            if error := self.clip_end(entry, end):
+                return error
             if not self.charge_for_writing(entry, rights):
-                result, end = F.KERN_RESOURCE_SHORTAGE, entry.end
-                break
+                self.short_of_swap(first, entry.end)
+                return F.KERN_RESOURCE_SHORTAGE
             entry = self.entries.next_of(entry)
+        self.change(first, end, lambda entry: self.set_entry(entry, rights))
+        return F.KERN_SUCCESS
+
+    def short_of_swap(self, first: VmMapEntry, end: int) -> None:
+        """There is no swap for what shall become writable: entries below `end` have been clipped for nothing."""
+        raise NotImplementedError
+
+    def change(self, first: VmMapEntry, end: int, how: Callable[[VmMapEntry], None]) -> None:
+        """Change the entries from `first` to `end`, and merge what is alike now."""
         prev = self.entries.prev_of(first)
-        entry = first
+        entry: VmMapEntry | None = first
         while entry is not None and entry.start < end:
-            if not result and not entry.guard:
-                self.set_entry(entry, rights)
+            how(entry)
             self.merge_changed(prev, entry)
             prev = entry
             entry = self.entries.next_of(entry)
         self.merge_rest(prev, entry)
-        return result
 
     def charge_for_writing(self, entry: VmMapEntry, rights: Rights) -> bool:
         """Reserve swap for private memory that becomes writable, unless it is charged already; False: there is none."""
@@ -159,6 +170,8 @@ class Protection(Wiring):
 
     def set_entry(self, entry: VmMapEntry, rights: Rights) -> None:
         """Give an entry its rights. Wired memory of the user's that becomes writable is copied at once."""
+        if entry.guard:
+            return
         old = entry.protection
         entry.protection, entry.max_protection = rights.of(entry)
         if entry.eflags & F.MAP_ENTRY_USER_WIRED and entry.protection & ~old & F.VM_PROT_WRITE:
@@ -166,14 +179,16 @@ class Protection(Wiring):
 
     def copy_entry(self, entry: VmMapEntry) -> None:
         """vm_fault_copy_entry: what still has to be copied on write gets its own object now, with copies of all pages."""
-        if not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
-            return
-        behind = entry.object
-        entry.object = VmObject(F.off_to_idx(entry.size), anon=True)
-        entry.offset = 0
-        if entry.cred is not None:
-            entry.object.cred, entry.object.charge, entry.cred = entry.cred, entry.size, None
+        needed = entry.eflags & F.MAP_ENTRY_NEEDS_COPY
         entry.eflags &= ~(F.MAP_ENTRY_COW | F.MAP_ENTRY_NEEDS_COPY)
+        if not needed:
+            return
+        entry.eflags &= ~F.MAP_ENTRY_VN_EXEC
+        behind = entry.object
+        entry.object = VmObject.anonymous(F.off_to_idx(entry.size), entry.cred, entry.size)
+        entry.object.pg_color = F.off_to_idx(entry.start)
+        entry.offset = 0
+        entry.cred = None
         if behind is not None:
             behind.deallocate()
 
@@ -187,21 +202,66 @@ class Protection(Wiring):
         await self.lock.lock()
         start, end = self.range_check(start, end)
         first = self.first_to_protect(start)
+        result = F.KERN_SUCCESS
         if first is not None:
-            self.clip_start(first, start)
-            self.set_inheritance(first, end, new_inheritance)
+            result = self.clip_start(first, start) or self.clip_last(first, end)
+            result = result or self.refuses_to_inherit(first, end, new_inheritance)
+            if not result:
+                self.change(first, end, lambda entry: self.set_inheritance(entry, new_inheritance))
         await self.lock.unlock()
+        return result
+
+    def clip_last(self, first: VmMapEntry, end: int) -> int:
+        """Cut the last entry of a range to it."""
+        entry: VmMapEntry | None = first
+        while entry is not None and entry.end < end:
+            entry = self.entries.next_of(entry)
+        return self.clip_end(entry, end) if entry is not None and entry.start < end else F.KERN_SUCCESS
+
+    def refuses_to_inherit(self, first: VmMapEntry, end: int, inheritance: int) -> int:
+        """KERN_INVALID_ARGUMENT for an entry of the range that cannot be inherited so."""
+        del first, end, inheritance
         return F.KERN_SUCCESS
 
-    def set_inheritance(self, first: VmMapEntry, end: int, inheritance: int) -> None:
-        """Change the entries, and merge. A guard has no memory that could be zeroed."""
-        prev = self.entries.prev_of(first)
+    def set_inheritance(self, entry: VmMapEntry, inheritance: int) -> None:
+        """Change an entry. A guard has no memory that could be zeroed."""
+        if not entry.guard or inheritance != F.VM_INHERIT_ZERO:
+            entry.inheritance = inheritance
+
+
+class Protection2013(Protection):
+    """Protection as 10.4 does it."""
+
+    async def keep_out(self) -> None:
+        """Nobody cares whether somebody wires in this map."""
+
+    def moving(self, first: VmMapEntry | None, end: int) -> VmMapEntry | None:  # noqa: ARG002 - nor in this range
+        """Nor whether an entry is in transition."""
+        return None
+
+    def first_to_protect(self, start: int) -> VmMapEntry | None:
+        """The first entry of the range, clipped to it at once, whatever comes of the call."""
+        first = super().first_to_protect(start)
+        if first is not None:
+            self.clip_start(first, start)
+        return first
+
+    def short_of_swap(self, first: VmMapEntry, end: int) -> None:
+        """They stay so."""
+
+
+class Protection13(Protection):
+    """Protection as 13.0 does it."""
+
+    def short_of_swap(self, first: VmMapEntry, end: int) -> None:
+        """They are merged again."""
+        self.change(first, end, lambda _: None)
+
+    def refuses_to_inherit(self, first: VmMapEntry, end: int, inheritance: int) -> int:
+        """Large pages are not copied."""
         entry: VmMapEntry | None = first
-        while entry is not None and entry.start < end:
-            self.clip_end(entry, end)
-            if not entry.guard or inheritance != F.VM_INHERIT_ZERO:
-                entry.inheritance = inheritance
-            self.merge_changed(prev, entry)
-            prev = entry
+        while inheritance == F.VM_INHERIT_COPY and entry is not None and entry.start < end:
+            if entry.eflags & F.MAP_ENTRY_SPLIT_BOUNDARY_MASK:
+                return F.KERN_INVALID_ARGUMENT
             entry = self.entries.next_of(entry)
-        self.merge_rest(prev, entry)
+        return F.KERN_SUCCESS

@@ -143,7 +143,8 @@ class Wiring(Lookup):
 
         Locks: the write lock on entry and exit, released during faults.
         """
-        self.take(progress, entry)
+        if not self.take(progress, entry):
+            return entry
         prot = F.VM_PROT_WRITE if flags & F.VM_MAP_WIRE_WRITE else 0
         if not entry.protection & (F.VM_PROT_READ | F.VM_PROT_EXECUTE) or prot & ~entry.protection:
             entry.eflags |= F.MAP_ENTRY_WIRE_SKIPPED
@@ -155,14 +156,17 @@ class Wiring(Lookup):
             entry.wired_count += 1
         return entry
 
-    def take(self, progress: Pass, entry: VmMapEntry) -> None:
-        """Cut the entry to the range and put it in transition: it is this thread's now."""
-        self.clip_start(entry, progress.start)
-        self.clip_end(entry, progress.end)
+    def take(self, progress: Pass, entry: VmMapEntry) -> bool:
+        """Cut the entry to the range and put it in transition: it is this thread's now. If it cannot be cut, give up."""
+        error = self.clip_start(entry, progress.start) or self.clip_end(entry, progress.end)
+        if error:
+            progress.stop(error, entry.start)
+            return False
         if entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0:
             raise self.k.panic(f"vm_map_wire: KASSERT: owned map entry {entry!r}")
         entry.eflags |= F.MAP_ENTRY_IN_TRANSITION
         entry.wiring_thread = self.k.cur
+        return True
 
     async def fault_in(self, progress: Pass, entry: VmMapEntry, *, user: bool) -> VmMapEntry:
         """Wire an entry for the first time: count it, let go of the lock, and fault in its pages.
@@ -171,14 +175,14 @@ class Wiring(Lookup):
         """
         entry.wired_count += 1
         start, end = entry.start, entry.end
-        if user and not user_wire_count(self.k).add(end - start):
+        if user and not self.count_user(end - start):
             self.wire_failed(entry, start)
             progress.stop(F.KERN_RESOURCE_SHORTAGE, end)
             return entry
         timestamp = self.lock.timestamp.peek()
         await self.lock.busy()
         await self.lock.unlock()
-        result, failed = await self.fault_pages(start, end)
+        result, failed = await self.fault_pages(start, end, self.page_size(entry))
         await self.lock.lock()
         await self.lock.unbusy()
         if self.relocked(timestamp):
@@ -186,17 +190,21 @@ class Wiring(Lookup):
         if result:
             self.wire_failed(entry, failed)
             if user:
-                user_wire_count(self.k).sub(end - start)
+                self.discount_user(end - start)
             progress.stop(result, entry.end)
         return entry
 
-    async def fault_pages(self, start: int, end: int) -> tuple[int, int]:
+    def page_size(self, entry: VmMapEntry) -> int:
+        """How large the pages of a mapping are."""
+        return F.PAGESIZES[(entry.eflags & F.MAP_ENTRY_SPLIT_BOUNDARY_MASK) >> F.MAP_ENTRY_SPLIT_BOUNDARY_SHIFT]
+
+    async def fault_pages(self, start: int, end: int, step: int) -> tuple[int, int]:
         """Fault in each page: KERN_*, and the address at which it failed (or the end). Locks: none."""
         addr = start
         while addr < end:
             if error := await self.fault.fault(self, addr, F.VM_PROT_NONE):
                 return error, addr
-            addr += F.PAGE_SIZE
+            addr += step
         return F.KERN_SUCCESS, addr
 
     def last_piece(
@@ -260,11 +268,15 @@ class Wiring(Lookup):
                 if entry.wired_count == 1:
                     self.unwire_entry(entry)
                     if user:
-                        user_wire_count(self.k).sub(entry.size)
+                        self.discount_user(entry.size)
                 else:
                     entry.wired_count -= 1
 
         return self.second_pass(progress, settle)
+
+    def count_user(self, size: int) -> bool:
+        """Count what a user wires; False, and nothing changed, if that is too much."""
+        return user_wire_count(self.k).add(size)
 
     # ------------------------------------------------------------ vm_map_unwire
 
@@ -290,7 +302,8 @@ class Wiring(Lookup):
                         return progress.result
                     break
                 continue
-            self.take(progress, entry)
+            if not self.take(progress, entry):
+                break
             self.stop_at_hole(progress, entry)
             if not progress.stopped() and not user and not entry.system_wired_count:
                 progress.stop(F.KERN_INVALID_ARGUMENT, entry.end)
@@ -356,3 +369,34 @@ class Wiring(Lookup):
         entry.eflags &= ~(_OURS | F.MAP_ENTRY_NEEDS_WAKEUP)
         entry.wiring_thread = -1
         return wanted
+
+
+class Wiring2013(Wiring):
+    """Wiring as 10.4 does it."""
+
+    async def wire(self, start: int, end: int, flags: int) -> int:
+        """vm_map_wire: for no range at all the map is not even locked."""
+        return F.KERN_SUCCESS if start == end else await super().wire(start, end, flags)
+
+    async def unlock_after_wire(self, *, wanted: bool) -> None:
+        """First the lock, then the sleepers."""
+        await self.lock.unlock()
+        if wanted:
+            await self.wake_sleepers()
+
+    def count_user(self, size: int) -> bool:  # noqa: ARG002 - nobody counts
+        """There is no limit on what users wire."""
+        return True
+
+    def discount_user(self, size: int) -> None:
+        """Nor a count of it."""
+
+
+class Wiring13(Wiring):
+    """Wiring as 13.0 does it."""
+
+    async def unlock_after_wire(self, *, wanted: bool) -> None:
+        """First the sleepers, then the lock."""
+        if wanted:
+            await self.wake_sleepers()
+        await self.lock.unlock()

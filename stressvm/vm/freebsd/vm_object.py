@@ -25,19 +25,32 @@ _COLORS: Final = 1 << 12
 
 
 class Ucred:
-    """Who is charged for swap: so many bytes are reserved, of at most `limit` (None: swap is never short)."""
+    """Who is charged for swap: so many bytes are reserved, of at most `limit` (None: swap is never short).
 
-    __slots__ = ("limit", "reserved")
+    A fork charges entries first, and reserves swap for them when it has let go of the maps; until then it is promised.
+    """
+
+    __slots__ = ("limit", "promised", "reserved")
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self.reserved = 0
+        self.promised = 0
 
     def swap_reserve(self, size: int) -> bool:
         """Charge `size` bytes; False, and nothing changed, if there is not so much."""
         if self.limit is not None and self.reserved + size > self.limit:
             return False
         self.reserved += size
+        return True
+
+    def settle(self, size: int, *, force: bool = False) -> bool:
+        """Charge `size` bytes that were promised, with `force` (swap_reserve_force) whatever the limit; False: too many."""
+        if force:
+            self.reserved += size
+        elif not self.swap_reserve(size):
+            return False
+        self.promised -= size
         return True
 
     def swap_release(self, size: int) -> None:
@@ -252,6 +265,27 @@ class VmObject:
             self.charge += next_size
         self.size = max(self.size, next_pindex + pages)
         return True
+
+    def unmapped(self, offset: int, size: int) -> None:
+        """vm_map_entry_delete's part: an entry is gone, and its pages with it if no other entry can have mapped them.
+
+        If they were the last ones the object shrinks, and their part of the charge goes. The reference is left.
+
+        Args:
+            offset: where in the object the entry began, bytes.
+            size: of the entry, bytes.
+        """
+        if not self.anon or self.ref_count == 1 or not self.one_mapping:
+            return
+        self.collapse()
+        first, last = F.off_to_idx(offset), F.off_to_idx(offset) + F.off_to_idx(size)
+        if first < self.size <= last:
+            dropped = (self.size - first) << F.PAGE_SHIFT
+            self.size = first
+            if self.cred is not None:
+                assert self.charge >= dropped, f"vm_map_entry_delete: {self!r} is charged less than {dropped:#x}"
+                self.cred.swap_release(dropped)
+                self.charge -= dropped
 
     def __repr__(self) -> str:
         """Kind, size and references."""

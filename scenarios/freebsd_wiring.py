@@ -1,0 +1,70 @@
+"""FreeBSD's vm_map_wire: an entry can stay in transition for ever."""
+
+from stressvm import Kernel, scenario
+from stressvm.vm import freebsd
+
+PAGE = freebsd.PAGE_SIZE
+USER = freebsd.VM_MAP_WIRE_USER
+TRANSITION = (
+    "FreeBSD 13.0 and 10.4, sys/vm/vm_map.c, vm_map_wire and vm_map_entry_in_transition: "
+    "after a failed lookup the pointer to the first entry is used as it was"
+)
+
+
+def mlock_cut(k: Kernel, cls: type[freebsd.VmMap]) -> None:
+    """Two mappings of two pages; one thread wires both, another the second, a third cuts the first and unmaps the second."""
+    vm_map = freebsd.setup(k, pages=4, cls=cls)
+    low = vm_map.min_offset
+    vm_map.insert(None, 0, low, low + 2 * PAGE, freebsd.VM_PROT_RW)
+    vm_map.insert(None, 0, low + 2 * PAGE, low + 4 * PAGE, freebsd.VM_PROT_READ)
+
+    async def second() -> None:
+        await freebsd.vm_map_wire(vm_map, low + 2 * PAGE, low + 4 * PAGE, USER)
+
+    async def both() -> None:
+        k.record(wired=await freebsd.vm_map_wire(vm_map, low, low + 4 * PAGE, USER))
+        await freebsd.vm_map_remove(vm_map, low, low + 2 * PAGE)
+
+    async def cut() -> None:
+        await freebsd.vm_map_inherit(vm_map, low + PAGE, low + 2 * PAGE, freebsd.VM_INHERIT_NONE)
+        await freebsd.vm_map_remove(vm_map, low + 2 * PAGE, low + 4 * PAGE)
+
+    k.spawn(second, name="second")
+    k.spawn(both, name="both")
+    k.spawn(cut, name="cut")
+
+
+@scenario(expect="exhausted", source=TRANSITION)
+def freebsd13_wire_in_transition_for_ever(k: Kernel) -> None:
+    """A thread that gives up wiring forgets a piece of its own entry, and sleeps for ever when it unmaps it.
+
+    It has the first mapping in transition and waits for the second, which somebody else is wiring. Meanwhile
+    minherit(2) cuts the first in two, and the second is unmapped. The waiter wakes, does not find the second mapping,
+    and goes back to the first entry it knew to clear the marks: that is the back part now. The front part stays in
+    transition, owned by a thread that will never come back to it, and whoever unmaps it waits for that.
+    """
+    mlock_cut(k, freebsd.VmMap13)
+
+
+@scenario(expect="exhausted", source=TRANSITION)
+def freebsd2013_wire_in_transition_for_ever(k: Kernel) -> None:
+    """The same in 10.4, which has the same pointer."""
+    mlock_cut(k, freebsd.VmMap2013)
+
+
+class SteppedBack(freebsd.VmMap13):
+    """A map in which the first entry is looked up again whenever the map was not locked."""
+
+    async def wait_in_transition(self, progress: freebsd.Pass, entry: freebsd.VmMapEntry) -> freebsd.VmMapEntry | None:
+        """Forget the first entry also when the one waited for is gone."""
+        known = entry is progress.first
+        found = await super().wait_in_transition(progress, entry)
+        if not known:
+            progress.first = None
+        return found
+
+
+@scenario(source=TRANSITION)
+def freebsd13_wire_looked_up_again(k: Kernel) -> None:
+    """The same with the first entry looked up again after every wait: every mark is cleared, and nobody sleeps on."""
+    mlock_cut(k, SteppedBack)
