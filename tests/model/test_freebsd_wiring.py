@@ -329,6 +329,6 @@ def test_what_is_cut_while_one_waits_for_an_entry_that_is_unmapped_may_stay_in_t
     The part in front stays in transition, of a thread that is long done, and whoever unmaps it sleeps for ever.
     """
     endings = explore(build(lambda world: cut_while_one_waits(world, word), cls), 400)
-    assert kinds(endings) == {None, "assertion"}
+    assert kinds(endings) == {None, "invariant"}
     texts = {ending.text for ending in endings if ending.kind}
-    assert all(f"{LOW:#x}-{LOW + PAGE:#x}> is in transition for ever" in text for text in texts)
+    assert all(f"{LOW:#x}-{LOW + PAGE:#x}> is left in transition for ever" in text for text in texts)

@@ -405,9 +405,7 @@ PLANTED: dict[str, Planted] = {
     "released silently": Planted(ReleasesSilently, wire_and_remove, "lost-wakeup", LOST),
     "counted late": Planted(CountsLate, wire_what_becomes_writable, "invariant", UNCOPIED, LOOKUP),
     "one piece": Planted(FindsOnePiece, cut_in_transition, "exhausted", "for something that never came"),
-    "one piece, and a failure": Planted(
-        FindsOnePiece, cut_in_transition, "assertion", "is in transition for ever", FAILS
-    ),
+    "one piece, and a failure": Planted(FindsOnePiece, cut_in_transition, "invariant", "G7", FAILS),
     "another's entry": Planted(TakesWhatIsNotItsOwn, fill_the_hole, "invariant", "G18"),
     "merged in transition": Planted(MergesInTransition, wire_both_halves, "invariant", "G18"),
     "never busy": Planted(with_lock(NeverBusy), fork_while_wiring, "assertion", "is half wired", PRESENT),
@@ -419,7 +417,9 @@ PLANTED: dict[str, Planted] = {
     "unnoticed": Planted(with_lock(WaitsUnnoticed), fork_while_wiring, "invariant", "G11 timestamp", PRESENT),
     "protected as in 2013": Planted(VmMap2013, wire_what_becomes_writable, "invariant", UNCOPIED, LOOKUP),
     "protected in transition": Planted(ProtectsInTransition, protect_what_is_in_hand, "invariant", UNCOPIED, LOOKUP),
-    "the first entry kept": Planted(KeepsTheFirstEntry, protect_and_remove_what_is_in_hand, "exception", "is in no list"),
+    "the first entry kept": Planted(
+        KeepsTheFirstEntry, protect_and_remove_what_is_in_hand, "exception", "is in no list"
+    ),
     "inserted unchecked": Planted(InsertsUnchecked, map_over_what_is_wired, "invariant", "G1-G4 structure"),
     "freed under the lock": Planted(FreesUnderTheLock, remove_an_object, "assertion", "with the map locked"),
     "freed before the unlock": Planted(FreesBeforeTheUnlock, remove_an_object, "invariant", "under the map lock"),

@@ -357,7 +357,14 @@ class Wiring(Lookup):
             prev = entry
             entry = self.entries.next_of(entry)
         self.merge_rest(prev, entry)
+        self.nothing_forgotten()
         return wanted
+
+    def nothing_forgotten(self) -> None:
+        """G7: a thread that is done with wiring has nothing in transition any more."""
+        for entry in self.entries:
+            if entry.eflags & F.MAP_ENTRY_IN_TRANSITION and entry.wiring_thread == self.k.cur:
+                raise self.k.panic(f"{self.name}: G7 transition: {entry!r} is left in transition for ever", "invariant")
 
     def is_ours(self, entry: VmMapEntry) -> bool:
         """Was it this thread that put it in transition?"""
