@@ -1,9 +1,12 @@
 """What the address map costs, beside a plain sorted list and beside the kernels' own C.
 
 The map is the one on which the C was timed: N entries of 1 to 15 pages, one every 16 pages, and a free tail of 4,096
-pages. Requests are for 1 to 14 pages at a random page. Sizes, operations and structures take turns within each round,
-and the median over the rounds is reported, so that a busy moment of the machine spoils one round of everything and not
-all rounds of one thing. The garbage collector is off while the clock runs.
+pages. Requests are for 1 to 14 pages at a random page. The mixed load has a map of its own, the same at first, in which
+everything moves: any entry is deleted, room for a request is found, and the entry is inserted there.
+
+Sizes, operations and structures take turns within each round, and the median over the rounds is reported, so that a
+busy moment of the machine spoils one round of everything and not all rounds of one thing. How a cost grows is compared
+within each round, too. The garbage collector is off while the clock runs.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ SLOT: Final = 16 * PAGE
 TAIL: Final = 4096 * PAGE
 SIZES: Final = (100, 1_000, 10_000, 100_000)
 PLAIN_SIZE_MAX: Final = 10_000
+CALLS_MAX: Final = 10_000
 
 FIND_RANDOM: Final = "find, random start"
 FIND_MIN: Final = "find, from the minimum"
 FIND_ALIGNED: Final = "find, aligned"
 INSERT_DELETE: Final = "insert + delete"
 CYCLE: Final = "find + insert + delete"
+MIXED: Final = "mixed load"
 
 # Nanoseconds per call of the kernels' own C at 100, 1,000, 10,000 and 100,000 entries: the unmodified functions cut out
 # of the kernels, gcc -O2, one thread, two shared cores of an x86-64 server, assertions compiled out. They vary by 30 %
@@ -106,30 +111,41 @@ class PlainList:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """The inputs of one size: requests as (length, hint), and entries that fit into gaps of the map."""
+class World:
+    """One structure at one size, and what is asked of it.
 
+    Attributes:
+        still: a map that is as it was before after every operation.
+        moving: another one, that the mixed load changes.
+        tenants: the entries of that, in any order.
+        requests: as (length, hint) in bytes.
+        guests: entries that fit into gaps of the map that is still.
+        picks: which tenant moves next.
+    """
+
+    still: Ranges
+    moving: Ranges
+    tenants: list[Entry]
     requests: list[tuple[int, int]]
     guests: list[Entry]
+    picks: list[int]
 
 
 def run(*, quick: bool) -> list[Row]:
     """Measure everything. Takes some 4 seconds if quick, 25 if not."""
     rounds, effort = (3, 500_000) if quick else (15, 2_000_000)
     samples: dict[tuple[str, int, bool], list[float]] = {}
-    worlds = [(size, *_world(size)) for size in SIZES]
+    worlds = [(size, *_worlds(size)) for size in SIZES]
     for _ in range(rounds):
-        for size, skiplist, plain, load in worlds:
+        for size, skiplist, plain in worlds:
             for operation, call in OPERATIONS.items():
                 # Calls are chosen so that every measurement takes about as long; the aligned search visits n / 2 gaps.
                 calls = _calls(effort // (size if operation == FIND_ALIGNED else 100))
-                ns = _clock(call, skiplist, load, calls)
-                samples.setdefault((operation, size, False), []).append(ns)
+                samples.setdefault((operation, size, False), []).append(_clock(call, skiplist, calls))
                 if size <= PLAIN_SIZE_MAX:
-                    ns = _clock(call, plain, load, _calls(effort // 4 // size))
+                    ns = _clock(call, plain, _calls(effort // 4 // size))
                     samples.setdefault((operation, size, True), []).append(ns)
-    medians = {key: statistics.median(values) for key, values in samples.items()}
-    return [_row(medians, operation, k) for operation in OPERATIONS for k in range(len(SIZES))]
+    return [_row(samples, operation, k) for operation in OPERATIONS for k in range(len(SIZES))]
 
 
 def render(rows: list[Row]) -> str:
@@ -147,6 +163,8 @@ def render(rows: list[Row]) -> str:
         ]
         lines.append("  ".join([row["operation"].ljust(24), *(cell.rjust(13) for cell in cells)]))
     lines.append("growth: against a tenth of the entries. The C was timed once, at another time.")
+    growth = next(row["growth"] for row in rows if row["operation"] == MIXED and row["entries"] == SIZES[-1])
+    lines.append(f"growth of the mixed load from {SIZES[-2]:,} to {SIZES[-1]:,} entries: {_cell(growth, '.2f')}")
     return "\n".join(lines)
 
 
@@ -154,88 +172,118 @@ def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _row(medians: dict[tuple[str, int, bool], float], operation: str, at: int) -> Row:
-    ns = medians[operation, SIZES[at], False]
+def _row(samples: dict[tuple[str, int, bool], list[float]], operation: str, at: int) -> Row:
+    skiplist = samples[operation, SIZES[at], False]
+    plain = samples.get((operation, SIZES[at], True))
+    ns = statistics.median(skiplist)
     netbsd, freebsd = NETBSD.get(operation), FREEBSD.get(operation)
     return Row(
         operation=operation,
         entries=SIZES[at],
         ns=ns,
-        growth=ns / medians[operation, SIZES[at - 1], False] if at else None,
-        plain_ns=medians.get((operation, SIZES[at], True)),
+        growth=_growth(samples[operation, SIZES[at - 1], False], skiplist) if at else None,
+        plain_ns=statistics.median(plain) if plain is not None else None,
         netbsd_ratio=ns / netbsd[at] if netbsd else None,
         freebsd_ratio=ns / freebsd[at] if freebsd else None,
     )
 
 
+def _growth(fewer: list[float], more: list[float]) -> float:
+    """How much more an operation costs with more entries: the median over the rounds, which compare like with like."""
+    return statistics.median(after / before for before, after in zip(fewer, more, strict=True))
+
+
 def _calls(wanted: int) -> int:
-    return max(5, min(wanted, 10_000))
+    return max(5, min(wanted, CALLS_MAX))
 
 
 # -- the worlds
 
 
-def _world(size: int) -> tuple[EntryList[Entry], PlainList, Load]:
-    """The same map in both structures, filled in random order, and its load."""
+def _worlds(size: int) -> tuple[World, World]:
+    """The same maps in both structures, filled in random order, and the same load."""
     dice = random.Random(size)
     end = size * SLOT + TAIL
     lengths = [dice.randrange(1, 16) * PAGE for _ in range(size)]
-    skiplist: EntryList[Entry] = EntryList(0, end)
-    for slot in dice.sample(range(size), size):
-        skiplist.insert(Entry(slot * SLOT, slot * SLOT + lengths[slot]))
-    requests = [(dice.randrange(1, 15) * PAGE, dice.randrange(size * 16) * PAGE) for _ in range(10_000)]
-    guests = []
-    for length, hint in requests:
-        start = skiplist.first_fit(length, hint)
-        assert start is not None, "the tail has room for every request"
-        guests.append(Entry(start, start + length))
-    return skiplist, PlainList([entry.copy() for entry in skiplist], end), Load(requests, guests)
+    slots = dice.sample(range(size), size)
+    requests = [(dice.randrange(1, 15) * PAGE, dice.randrange(size * 16) * PAGE) for _ in range(CALLS_MAX)]
+    picks = [dice.randrange(size) for _ in range(CALLS_MAX)]
+
+    def entries() -> list[Entry]:
+        return [Entry(slot * SLOT, slot * SLOT + lengths[slot]) for slot in slots]
+
+    still, _ = _skiplist(entries(), end)
+    starts = [still.first_fit(length, hint) for length, hint in requests]
+    assert None not in starts, "the tail has room for every request"
+    guests = [
+        Entry(start, start + length) for start, (length, _) in zip(starts, requests, strict=True) if start is not None
+    ]
+    plain, _ = _plain(entries(), end)
+    moving, tenants = _skiplist(entries(), end)
+    plain_moving, plain_tenants = _plain(entries(), end)
+    return (
+        World(still, moving, tenants, requests, guests, picks),
+        World(plain, plain_moving, plain_tenants, requests, guests, picks),
+    )
+
+
+def _skiplist(entries: list[Entry], end: int) -> tuple[EntryList[Entry], list[Entry]]:
+    """A map of these entries, inserted in this order, and they."""
+    ranges: EntryList[Entry] = EntryList(0, end)
+    for entry in entries:
+        ranges.insert(entry)
+    return ranges, entries
+
+
+def _plain(entries: list[Entry], end: int) -> tuple[PlainList, list[Entry]]:
+    """The same in the yardstick."""
+    return PlainList(sorted(entries, key=lambda entry: entry.start), end), entries
 
 
 # -- the operations, each a loop over as many calls as it is told
 
 
-def _clock(operation: Callable[[Ranges, Load, int], None], ranges: Ranges, load: Load, calls: int) -> float:
+def _clock(operation: Callable[[World, int], None], world: World, calls: int) -> float:
     """Nanoseconds per call."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         began = time.perf_counter_ns()
-        operation(ranges, load, calls)
+        operation(world, calls)
         return (time.perf_counter_ns() - began) / calls
     finally:
         if was_enabled:
             gc.enable()
 
 
-def _find_random(ranges: Ranges, load: Load, calls: int) -> None:
-    find = ranges.first_fit
-    for length, hint in load.requests[:calls]:
+def _find_random(world: World, calls: int) -> None:
+    find = world.still.first_fit
+    for length, hint in world.requests[:calls]:
         find(length, hint)
 
 
-def _find_min(ranges: Ranges, load: Load, calls: int) -> None:
-    find = ranges.first_fit
-    for length, _ in load.requests[:calls]:
+def _find_min(world: World, calls: int) -> None:
+    find = world.still.first_fit
+    for length, _ in world.requests[:calls]:
         find(length, 0)
 
 
-def _find_aligned(ranges: Ranges, load: Load, calls: int) -> None:
-    find = ranges.first_fit
-    for _, hint in load.requests[:calls]:
+def _find_aligned(world: World, calls: int) -> None:
+    find = world.still.first_fit
+    for _, hint in world.requests[:calls]:
         find(4 * PAGE, hint, align=SLOT)
 
 
-def _insert_delete(ranges: Ranges, load: Load, calls: int) -> None:
-    insert, delete = ranges.insert, ranges.delete
-    for entry in load.guests[:calls]:
+def _insert_delete(world: World, calls: int) -> None:
+    insert, delete = world.still.insert, world.still.delete
+    for entry in world.guests[:calls]:
         insert(entry)
         delete(entry)
 
 
-def _cycle(ranges: Ranges, load: Load, calls: int) -> None:
-    find, insert, delete = ranges.first_fit, ranges.insert, ranges.delete
-    for _, hint in load.requests[:calls]:
+def _cycle(world: World, calls: int) -> None:
+    find, insert, delete = world.still.first_fit, world.still.insert, world.still.delete
+    for _, hint in world.requests[:calls]:
         start = find(PAGE, hint)
         assert start is not None, "the tail has room for every request"
         entry = Entry(start, start + PAGE)
@@ -243,10 +291,24 @@ def _cycle(ranges: Ranges, load: Load, calls: int) -> None:
         delete(entry)
 
 
-OPERATIONS: Final[dict[str, Callable[[Ranges, Load, int], None]]] = {
+def _mixed(world: World, calls: int) -> None:
+    find, insert, delete = world.moving.first_fit, world.moving.insert, world.moving.delete
+    tenants, picks = world.tenants, world.picks
+    for (length, hint), pick in zip(world.requests[:calls], picks, strict=False):
+        entry = tenants[pick]
+        delete(entry)
+        start = find(length, hint)
+        if start is not None:
+            entry.start = start
+            entry.end = start + length
+        insert(entry)
+
+
+OPERATIONS: Final[dict[str, Callable[[World, int], None]]] = {
     FIND_RANDOM: _find_random,
     FIND_MIN: _find_min,
     FIND_ALIGNED: _find_aligned,
     INSERT_DELETE: _insert_delete,
     CYCLE: _cycle,
+    MIXED: _mixed,
 }

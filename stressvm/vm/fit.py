@@ -44,10 +44,8 @@ class Fits(Lanes[E]):
             hint = self.min
         lane = self._top
         while True:
-            ahead = lane.next
-            while ahead.start <= hint:
-                lane = ahead
-                ahead = lane.next
+            while lane.until <= hint:
+                lane = lane.next
             if (down := lane.down) is None:
                 break
             lane = down
@@ -84,7 +82,11 @@ class Fits(Lanes[E]):
         """
         if length <= 0 or align <= 0:
             raise RangeError(f"length and align must be positive, not {length:#x} and {align:#x}")
-        limit = min(hint + length, self.max if bound is None else min(bound, self.max))
+        limit = hint + length
+        if bound is not None and bound < limit:
+            limit = bound
+        if limit > self.max:  # noqa: PLR1730
+            limit = self.max
         start = limit - length
         if start < self.min:
             return None

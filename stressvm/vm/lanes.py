@@ -56,7 +56,7 @@ class Lanes(Generic[E]):
         self._dice = SEED
         # One link over everything, above the highest level that entries reach, and the roof above that.
         self._over = self._rail(None, None, max - min)
-        self._over.up = roof = Lane(head, min, None)
+        self._over.up = roof = Lane(head, max, None)
         roof.gap = BEYOND
         self._height = 0
         self._top: Lane[E]
@@ -66,7 +66,7 @@ class Lanes(Generic[E]):
 
     def _rail(self, below: Lane[E] | None, below_tail: Lane[E] | None, gap: int) -> Lane[E]:
         """A link from the header to the tail, standing on those of the level below."""
-        rail = Lane(self._head, self.min, below)
+        rail = Lane(self._head, self.max, below)
         end = Lane(self._tail, BEYOND, below_tail)
         rail.next = rail.prev = end
         end.prev = rail
@@ -157,7 +157,7 @@ class Lanes(Generic[E]):
         entry.start = start
         lane = entry.lane
         while lane is not None:
-            lane.start = start
+            lane.prev.until = start
             lane = lane.up
 
     def _lane_at(self, entry: E) -> Lane[E]:
@@ -199,9 +199,10 @@ class Lanes(Generic[E]):
         if levels > self._height:
             levels = self._height + 1
             self._add_level()
+        start = entry.start
         below: Lane[E] | None = None
         for _ in range(levels):
-            lane = Lane(entry, entry.start, below)
+            lane = Lane(entry, left.until, below)
             if below is None:
                 entry.lane = lane
             else:
@@ -209,6 +210,7 @@ class Lanes(Generic[E]):
             lane.next = right = left.next
             lane.prev = left
             left.next = right.prev = lane
+            left.until = start
             left.gap = self._widest(left)
             lane.gap = self._widest(lane)
             below = lane
@@ -227,7 +229,11 @@ class Lanes(Generic[E]):
         self._count -= 1
         lane = entry.lane
         if lane is None:
-            self._grown(self._lane_at(prev), gap)
+            # `_lane_at` written out, and no call where nothing is to be raised: a tenth of the time of a deletion.
+            while (lane := prev.lane) is None:
+                prev = prev.prev
+            if lane.gap < gap:
+                self._grown(lane, gap)
         else:
             self._raze(lane, gap)
         entry.owner = None
@@ -241,6 +247,7 @@ class Lanes(Generic[E]):
             left = lane.prev
             left.next = right = lane.next
             right.prev = left
+            left.until = lane.until
             left.gap = max(left.gap, lane.gap, gap)
             lane = lane.up
         while (up := left.up) is None:
@@ -255,10 +262,8 @@ class Lanes(Generic[E]):
         """The last first-level link that starts at or below `addr`. Needs addr < max. Expected O(log n)."""
         lane = self._top
         while True:
-            ahead = lane.next
-            while ahead.start <= addr:
-                lane = ahead
-                ahead = lane.next
+            while lane.until <= addr:
+                lane = lane.next
             if (down := lane.down) is None:
                 return lane
             lane = down

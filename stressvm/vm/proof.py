@@ -3,6 +3,8 @@
 The bottom level is proved first, from the sentinels and the addresses alone. Each level above is then rebuilt from the
 one below (it must consist of exactly the towers that rise out of it, in the same order) and its annotations are
 recomputed from the addresses, not from the level below, so that no error can hide behind another one.
+
+Maps prove their entries whenever a write lock is released,  are looked at in one pass, and once more only to say what is wrong with them.
 """
 
 from __future__ import annotations
@@ -19,30 +21,40 @@ if TYPE_CHECKING:
     from stressvm.vm.entry import Entry, Lane
 
 
-def prove(head: E, over: Lane[E], count: int, height: int) -> None:
-    """Check everything about the list that begins at `head` and whose link over everything is `over`. O(n log n).
+def prove(head: E, over: Lane[E], top: Lane[E], count: int, height: int) -> None:
+    """Check everything about a list. O(n log n).
+
+    Args:
+        head: the header.
+        over: its link over everything.
+        top: its link at the highest level.
+        count: how many entries it says it has.
+        height: how many levels.
 
     Raises:
         AssertionError: something is wrong; the message says what, where, and shows the entries around it.
     """
-    chain = _bottom(head, over.next.entry, count)
-    level = [(at, lane) for at, entry in enumerate(chain) if (lane := entry.lane) is not None]
-    below: dict[int, Lane[E]] = {}
+    chain, gaps = _bottom(head, over.next.entry, count)
+    level: list[tuple[int, Lane[E], Lane[E] | None]]
+    level = [(at, lane, None) for at, entry in enumerate(chain) if (lane := entry.lane) is not None]
+    reached = 2
     for number in itertools.count(1):
-        _level(chain, level, below, number)
+        _level(chain, gaps, level, number)
         if level[0][1] is over:
             if len(level) != 2:
                 raise _wrong(chain, 0, f"level {number}, above all entries, is reached by {len(level) - 2}")
             if number != height + 1:
                 raise _wrong(chain, 0, f"there are {number - 1} levels, and {height} are recorded")
-            if number > 2 and len(below) <= 2:
+            if number > 2 and reached <= 2:
                 raise _wrong(chain, 0, f"level {number - 1} is reached by no entry")
+            if over.down is not top:
+                raise _wrong(chain, 0, "a search does not begin at the highest level")
             roof = over.up
             if roof is None or roof.gap != BEYOND:
                 raise _wrong(chain, 0, "the roof does not stop a climb")
             return
-        below = dict(level)
-        level = [(at, up) for at, lane in level if (up := lane.up) is not None]
+        reached = len(level)
+        level = [(at, up, lane) for at, lane, _ in level if (up := lane.up) is not None]
 
 
 def _wrong(chain: Sequence[Entry], at: int, what: str) -> AssertionError:
@@ -50,16 +62,18 @@ def _wrong(chain: Sequence[Entry], at: int, what: str) -> AssertionError:
     return AssertionError(f"{what}\n{around(chain, at)}")
 
 
-def _bottom(head: E, tail: E, count: int) -> list[E]:
-    """The entries with both sentinels, in order, once the bottom level is proved."""
+def _bottom(head: E, tail: E, count: int) -> tuple[list[E], list[int]]:
+    """The entries with both sentinels, in order, and the gaps after all but the tail, once they are proved."""
+    entry = head
     chain = [head]
-    while chain[-1] is not tail:
-        entry = chain[-1].next
-        if entry.prev is not chain[-1]:
-            raise _wrong(chain, len(chain) - 1, f"prev of {entry!r} is {entry.prev!r}, not {chain[-1]!r}")
+    while entry is not tail:
+        after = entry.next
+        if after.prev is not entry:
+            raise _wrong(chain, len(chain) - 1, f"prev of {after!r} is {after.prev!r}, not {entry!r}")
         if len(chain) > count + 1:
             raise _wrong(chain, len(chain) - 1, f"there are more entries than the {count} recorded")
-        chain.append(entry)
+        chain.append(after)
+        entry = after
     if len(chain) != count + 2:
         raise _wrong(chain, 0, f"there are {len(chain) - 2} entries, and {count} are recorded")
     stops = head.prev is tail and tail.next is tail and tail.gap == BEYOND
@@ -71,47 +85,57 @@ def _bottom(head: E, tail: E, count: int) -> list[E]:
         raise _wrong(chain, 0, f"the header is not at the map's min, {owner.min:#x}")
     if tail.start != owner.max or tail.end != owner.max:
         raise _wrong(chain, count + 1, f"the tail is not at the map's max, {owner.max:#x}")
+    gaps = []
+    for entry, after in itertools.pairwise(chain):
+        gap = after.start - entry.end
+        if gap < 0 or entry.gap != gap or after.owner is not owner or (entry.start >= entry.end and entry is not head):
+            raise _fault(chain)
+        gaps.append(gap)
+    return chain, gaps
+
+
+def _fault(chain: Sequence[Entry]) -> AssertionError:
+    """The worst that is wrong with the addresses: where two things are, a gap that is not as recorded comes last."""
+    owner = chain[0].owner
     for at, (entry, after) in enumerate(itertools.pairwise(chain)):
         if after.owner is not owner:
-            raise _wrong(chain, at + 1, f"{after!r} belongs to {after.owner!r}")
+            return _wrong(chain, at + 1, f"{after!r} belongs to {after.owner!r}")
         if at and entry.start >= entry.end:
-            raise _wrong(chain, at, f"{entry!r} is empty or inside out")
+            return _wrong(chain, at, f"{entry!r} is empty or inside out")
         if entry.start > after.start:
-            raise _wrong(chain, at, f"{entry!r} and {after!r} are out of order")
+            return _wrong(chain, at, f"{entry!r} and {after!r} are out of order")
         if entry.end > after.start:
-            raise _wrong(chain, at, f"{entry!r} and {after!r} overlap")
-    for at, (entry, after) in enumerate(itertools.pairwise(chain)):
-        gap = after.start - entry.end
-        if entry.gap != gap:
-            raise _wrong(chain, at, f"the gap after {entry!r} is {gap:#x}, not {entry.gap:#x}")
-    return chain
+            return _wrong(chain, at, f"{entry!r} and {after!r} overlap")
+    pairs = enumerate(itertools.pairwise(chain))
+    at, gap = next((at, gap) for at, (entry, after) in pairs if (gap := after.start - entry.end) != entry.gap)
+    return _wrong(chain, at, f"the gap after {chain[at]!r} is {gap:#x}, not {chain[at].gap:#x}")
 
 
-def _level(chain: Sequence[E], level: Sequence[tuple[int, Lane[E]]], below: dict[int, Lane[E]], number: int) -> None:
-    """Prove one level, given as its links and the positions in `chain` at which they must start."""
+def _level(
+    chain: Sequence[Entry], gaps: Sequence[int], level: Sequence[tuple[int, Lane[E], Lane[E] | None]], number: int
+) -> None:
+    """Prove one level, given as its links, each with the place in `chain` where it must start and the link below it."""
     ends = bool(level) and level[0][0] == 0 and level[-1][0] == len(chain) - 1
     if not ends:
         raise _wrong(chain, 0, f"level {number} does not reach from the header to the tail")
-    for i, (at, lane) in enumerate(level):
-        entry = chain[at]
-        ahead = level[(i + 1) % len(level)]
-        if lane.entry is not entry:
-            raise _wrong(chain, at, f"the level {number} link of {entry!r} belongs to {lane.entry!r}")
-        if lane.down is not below.get(at):
-            raise _wrong(chain, at, f"the level {number} link of {entry!r} does not stand on the link below it")
-        if ahead[1].prev is not lane:
-            raise _wrong(chain, ahead[0], f"level {number}: prev of {chain[ahead[0]]!r} is not {entry!r}")
-        if i == len(level) - 1:
-            if lane.start != BEYOND or lane.gap != BEYOND:
-                raise _wrong(chain, at, f"the level {number} link of {entry!r} does not stop a search")
-            return
-        if lane.next is not ahead[1]:
-            raise _wrong(
-                chain, at, f"the level {number} link of {entry!r} leads to {lane.next.entry!r}, not {chain[ahead[0]]!r}"
-            )
-        if lane.start != entry.start:
-            raise _wrong(chain, at, f"the level {number} link of {entry!r} has the key {lane.start:#x}")
-        widest = max(chain[k + 1].start - chain[k].end for k in range(at, ahead[0]))
+    for (at, lane, below), (to, ahead, _) in itertools.pairwise(level):
+        if lane.entry is not chain[at]:
+            raise _wrong(chain, at, f"the level {number} link of {chain[at]!r} belongs to {lane.entry!r}")
+        if lane.down is not below:
+            raise _wrong(chain, at, f"the level {number} link of {chain[at]!r} does not stand on the link below it")
+        if ahead.prev is not lane:
+            raise _wrong(chain, to, f"level {number}: prev of {chain[to]!r} is not {chain[at]!r}")
+        if lane.next is not ahead:
+            leads = f"leads to {lane.next.entry!r}, not {chain[to]!r}"
+            raise _wrong(chain, at, f"the level {number} link of {chain[at]!r} {leads}")
+        if lane.until != chain[to].start:
+            says = f"says that {chain[to]!r} starts at {lane.until:#x}"
+            raise _wrong(chain, at, f"the level {number} link of {chain[at]!r} {says}")
+        widest = max(gaps[at:to])
         if lane.gap != widest:
-            says = f"the level {number} link of {entry!r}, to {chain[ahead[0]]!r}, says that the largest gap is"
+            says = f"the level {number} link of {chain[at]!r}, to {chain[to]!r}, says that the largest gap is"
             raise _wrong(chain, at, f"{says} {lane.gap:#x}, and it is {widest:#x}")
+    _, end, below = level[-1]
+    tail = chain[-1]
+    if end.entry is not tail or end.down is not below or level[0][1].prev is not end or end.gap != BEYOND:
+        raise _wrong(chain, len(chain) - 1, f"the level {number} link of {tail!r} does not stop a search")

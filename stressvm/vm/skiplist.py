@@ -231,4 +231,4 @@ class EntryList(Fits[E]):
 
     def _check(self) -> None:
         """Prove everything that this list claims about itself (see `proof`). O(n log n)."""
-        prove(self._head, self._over, self._count, self._height)
+        prove(self._head, self._over, self._top, self._count, self._height)

@@ -63,7 +63,7 @@ def raise_whole(entries: EntryList[Entry]) -> None:
 
 
 def change_key(entries: EntryList[Entry]) -> None:
-    low_lane(entries).start += 1
+    low_lane(entries).until += 1
 
 
 def skip_lane(entries: EntryList[Entry]) -> None:
@@ -162,8 +162,27 @@ def tail_next(entries: EntryList[Entry]) -> None:
     nth(entries, COUNT - 1).next.next = nth(entries, 0)
 
 
-def tail_key(entries: EntryList[Entry]) -> None:
-    entries._over.next.start = 5
+def tail_lane_gap(entries: EntryList[Entry]) -> None:
+    entries._over.next.gap = 5
+
+
+def tail_lane_down(entries: EntryList[Entry]) -> None:
+    entries._over.next.down = None
+
+
+def head_lane_prev(entries: EntryList[Entry]) -> None:
+    entries._over.prev = entries._over
+
+
+def low_top(entries: EntryList[Entry]) -> None:
+    below = entries._top.down
+    assert below is not None
+    entries._top = below
+
+
+def gap_and_disorder(entries: EntryList[Entry]) -> None:
+    widen_gap(entries)
+    disorder(entries)
 
 
 DAMAGE = [
@@ -171,7 +190,7 @@ DAMAGE = [
     (raise_low, "level 1 link of .* says that the largest gap is"),
     (lower_high, "level 2 link of .* says that the largest gap is"),
     (raise_whole, "says that the largest gap is"),
-    (change_key, "has the key"),
+    (change_key, "level 1 link of .* says that <Entry .*> starts at"),
     (skip_lane, "level 1 link of .* leads to"),
     (skip_high_lane, "level 2 link of .* leads to"),
     (lane_prev, "level 1: prev of"),
@@ -195,7 +214,11 @@ DAMAGE = [
     (owner, "belongs to"),
     (tail_gap, "sentinels"),
     (tail_next, "sentinels"),
-    (tail_key, "does not stop a search"),
+    (tail_lane_gap, "level 4 link of <Entry 0x424-0x424> does not stop a search"),
+    (tail_lane_down, "does not stop a search"),
+    (head_lane_prev, "does not stop a search"),
+    (low_top, "does not begin at the highest level"),
+    (gap_and_disorder, "out of order"),
 ]
 
 
@@ -239,8 +262,11 @@ REFUSED: list[tuple[Callable[[EntryList[Entry], Entry], object], type[EntryError
     (lambda m, e: m.prev_of(e.copy()), EntryError),
     (lambda m, e: m.gap_after(e.copy()), EntryError),
     (lambda m, _: m.first_fit(0, 0), RangeError),
+    (lambda m, _: m.first_fit(-1, 0), RangeError),
+    (lambda m, _: m.last_fit(0, 0), RangeError),
     (lambda m, _: m.last_fit(-1, 0), RangeError),
     (lambda m, _: m.first_fit(1, 0, align=0), RangeError),
+    (lambda m, _: m.last_fit(1, 0, align=0), RangeError),
     (lambda m, _: m.last_fit(1, 0, align=-4), RangeError),
 ]
 

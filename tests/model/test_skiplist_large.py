@@ -1,9 +1,9 @@
-"""Every small map there is, against brute force; and a large one, against itself."""
+"""The entry list over the whole address space, after much churn, and the shape that it takes."""
 
 from __future__ import annotations
 
 import random
-from itertools import pairwise, product
+from itertools import pairwise
 
 import pytest
 
@@ -11,78 +11,6 @@ from stressvm.vm.entry import Entry
 from stressvm.vm.skiplist import EntryList
 
 PAGE = 1 << 12
-ENDS = [0, (1 << 64) - 8 * PAGE]
-
-
-def layouts(pages: int) -> list[list[tuple[int, int]]]:
-    """Every way to cut `pages` pages into free pages and entries, neighbours touching or not."""
-    marks = [ways for ways in product("fbc", repeat=pages) if not continues_nothing(ways)]
-    return [ranges(ways) for ways in marks]
-
-
-def continues_nothing(ways: tuple[str, ...]) -> bool:
-    return any(mark == "c" and before == "f" for before, mark in pairwise(("f", *ways)))
-
-
-def ranges(ways: tuple[str, ...]) -> list[tuple[int, int]]:
-    """The pages' marks (f free, b begins an entry, c continues one) as ranges of pages."""
-    found: list[tuple[int, int]] = []
-    for page, mark in enumerate(ways):
-        if mark == "b":
-            found.append((page, page + 1))
-        elif mark == "c":
-            found[-1] = (found[-1][0], page + 1)
-    return found
-
-
-def build(base: int, pages: int, layout: list[tuple[int, int]]) -> EntryList[Entry]:
-    entries: EntryList[Entry] = EntryList(base, base + pages * PAGE)
-    for start, end in layout:
-        entries.insert(Entry(base + start * PAGE, base + end * PAGE))
-    return entries
-
-
-def good(pages: int, layout: list[tuple[int, int]], length: int) -> list[int]:
-    """The pages at which `length` pages are free."""
-    used = {page for start, end in layout for page in range(start, end)}
-    return [page for page in range(pages - length + 1) if not used & set(range(page, page + length))]
-
-
-@pytest.mark.parametrize("base", ENDS, ids=["bottom", "top"])
-@pytest.mark.parametrize("pages", range(1, 9))
-def test_every_layout_every_request(base: int, pages: int) -> None:
-    base = base and (1 << 64) - pages * PAGE
-    for layout in layouts(pages):
-        entries = build(base, pages, layout)
-        entries._check()
-        for length in range(1, pages + 2):
-            free = good(pages, layout, length)
-            for hint in range(-1, pages + 1):
-                up = entries.first_fit(length * PAGE, base + hint * PAGE)
-                down = entries.last_fit(length * PAGE, base + hint * PAGE)
-                lowest = min((page for page in free if page >= hint), default=None)
-                highest = max((page for page in free if page <= hint), default=None)
-                assert up == (None if lowest is None else base + lowest * PAGE)
-                assert down == (None if highest is None else base + highest * PAGE)
-
-
-@pytest.mark.parametrize("base", ENDS, ids=["bottom", "top"])
-def test_eight_pages_bounded_and_aligned(base: int) -> None:
-    """All layouts of eight pages; every bound and alignment, with the hint moving along."""
-    requests = list(product(range(1, 6), (1, 2, 4), range(1, 9)))
-    for number, layout in enumerate(layouts(8)):
-        entries = build(base, 8, layout)
-        for k, (length, align, bound) in enumerate(requests):
-            hint = (number + k) % 9
-            offset = k % align
-            fits = [p for p in good(8, layout, length) if p % align == offset and p + length <= bound]
-            keys = {"align": align * PAGE, "align_offset": base + offset * PAGE, "bound": base + bound * PAGE}
-            up = entries.first_fit(length * PAGE, base + hint * PAGE, **keys)
-            down = entries.last_fit(length * PAGE, base + hint * PAGE, **keys)
-            lowest = min((page for page in fits if page >= hint), default=None)
-            highest = max((page for page in fits if page <= hint), default=None)
-            assert up == (None if lowest is None else base + lowest * PAGE)
-            assert down == (None if highest is None else base + highest * PAGE)
 
 
 def test_the_whole_address_space_is_one_gap() -> None:
