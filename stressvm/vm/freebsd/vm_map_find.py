@@ -160,14 +160,25 @@ class Find2013(Finding):
             request = request.anywhere()
 
     def find_locked(self, request: Request) -> tuple[int, int | None]:
-        """Find, align, insert, until it is in or there is nothing: what came of it, and the last address found."""
+        """Find, align, insert, until it is in or there is nothing: what came of it, and the last address found.
+
+        An aligned address may wrap, and then the search goes on from the bottom. If it wraps a second time it will do so
+        for ever, with the map locked.
+        """
         start = request.addr
+        wrapped = False
         while True:
             if request.find_space != F.VMFS_NO_SPACE:
                 found = self.findspace(start, request.length)
                 if found is None or self.above(found, request):
                     return F.KERN_NO_SPACE, None
                 start = request.aligned(found)
+                if start < found:
+                    if wrapped:
+                        raise self.k.panic(
+                            f"vm_map_find: {found:#x} wraps when it is aligned, again: it searches for ever"
+                        )
+                    wrapped = True
             result = self.insert_found(request, start)
             if result != F.KERN_NO_SPACE or request.find_space in {F.VMFS_NO_SPACE, F.VMFS_ANY_SPACE}:
                 return result, start

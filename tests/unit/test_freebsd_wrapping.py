@@ -1,0 +1,36 @@
+"""2013's vm_map_find with an alignment that wraps at the top of the address space."""
+
+from __future__ import annotations
+
+from stressvm import Kernel
+from stressvm.vm import freebsd
+from tests.support import every, kinds
+
+PAGE = freebsd.PAGE_SIZE
+TOP = (1 << 64) - PAGE
+
+
+def _find(alignment: int, taken: int, results: set[tuple[int, int]]) -> set[str | None]:
+    """Look for two pages near the top, below which the first pages are taken."""
+
+    def build(k: Kernel) -> None:
+        vm_map = freebsd.VmMap2013(k, 0, TOP)
+        vm_map.insert(None, 0, 0, taken)
+
+        async def find() -> None:
+            space = freebsd.VMFS_ALIGNED_SPACE(alignment)
+            results.add(await freebsd.vm_map_find(vm_map, None, 0, TOP - 3 * PAGE, 2 * PAGE, 0, space))
+
+        k.spawn(find)
+
+    return kinds(every(build))
+
+
+def test_the_search_goes_on_from_the_bottom_and_may_end_below_the_address_given() -> None:
+    results: set[tuple[int, int]] = set()
+    assert _find(40, PAGE, results) == {None}
+    assert results == {(freebsd.KERN_SUCCESS, 1 << 40)}
+
+
+def test_what_wraps_again_would_be_searched_for_ever() -> None:
+    assert _find(63, (1 << 63) + PAGE, set()) == {"panic"}
