@@ -68,3 +68,38 @@ class SteppedBack(freebsd.VmMap13):
 def freebsd13_wire_looked_up_again(k: Kernel) -> None:
     """The same with the first entry looked up again after every wait: every mark is cleared, and nobody sleeps on."""
     mlock_cut(k, SteppedBack)
+
+
+def protect_while_wiring(k: Kernel, cls: type[freebsd.VmMap]) -> None:
+    """A private read-only mapping of a file is wired while another thread makes it writable."""
+    vm_map = freebsd.setup(k, pages=1, cls=cls, fault=freebsd.LookupFault())
+    low, end = vm_map.min_offset, vm_map.max_offset
+    file = freebsd.VmObject(1)
+    vm_map.insert(file, 0, low, end, freebsd.VM_PROT_READ, freebsd.VM_PROT_ALL, freebsd.MAP_COPY_ON_WRITE)
+
+    async def wire() -> None:
+        k.record(wired=await freebsd.vm_map_wire(vm_map, low, end, USER))
+
+    async def protect() -> None:
+        flags = freebsd.VM_MAP_PROTECT_SET_PROT
+        k.record(protected=await freebsd.vm_map_protect(vm_map, low, end, freebsd.VM_PROT_RW, 0, flags))
+
+    k.spawn(wire, name="wire")
+    k.spawn(protect, name="protect")
+
+
+@scenario(expect="invariant", source="FreeBSD 10.4, sys/vm/vm_map.c, vm_map_protect: it does not wait for who wires")
+def freebsd2013_protect_while_wiring(k: Kernel) -> None:
+    """mlock(2) and mprotect(2) at once leave memory that is wired, writable, and still to be copied when written.
+
+    Who makes user-wired memory writable has to copy it then and there, since no fault will. But while the wiring is
+    going on, the entry is not yet marked as wired by the user, so protect does not copy; and wiring does not look again
+    at what the entry may do when it sets the mark.
+    """
+    protect_while_wiring(k, freebsd.VmMap2013)
+
+
+@scenario(source="FreeBSD 13.0, sys/vm/vm_map.c, vm_map_protect: vm_map_wait_busy, and entries in transition")
+def freebsd13_protect_while_wiring(k: Kernel) -> None:
+    """13 waits until nobody wires in the map before it changes any protection."""
+    protect_while_wiring(k, freebsd.VmMap13)

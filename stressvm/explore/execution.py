@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from stressvm.check.judge import judge
-from stressvm.check.verdict import UNUSABLE, Verdict
+from stressvm.check.verdict import UNUSABLE, Verdict, place
 from stressvm.check.waiting import waits
-from stressvm.kernel.errors import StressvmError, UsageError
+from stressvm.kernel.errors import Panic, StressvmError, UsageError
 from stressvm.kernel.kernel import Kernel
-from stressvm.kernel.thread import Frame, stack_of
+from stressvm.kernel.thread import Frame, frames_of, stack_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,15 +95,32 @@ async def execute(
     if verdict is not None and verdict.kind in UNUSABLE:
         driver.unwind()
         raise UsageError(f"scenario {subject.scenario.name}: {verdict.text}")
-    if verdict is not None and verdict.kind in subject.scenario.tolerate:
-        return None
-    return verdict
+    if verdict is not None and verdict.kind not in subject.scenario.tolerate:
+        return verdict
+    if subject.scenario.after is not None and k.trouble is None:
+        return _at_rest(subject.scenario.after, driver)
+    return None
+
+
+def _at_rest(after: Callable[[Kernel], None], driver: Driver) -> Verdict | None:
+    """What the scenario itself says of a world that has come to rest."""
+    try:
+        after(driver.k)
+    except UsageError:
+        driver.unwind()
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever the scenario's own check raises is its finding
+        kind = "exception"
+        if isinstance(exc, AssertionError | Panic):
+            kind = "panic" if isinstance(exc, Panic) else "assertion"
+        name, where = type(exc).__name__, place(frames_of(exc.__traceback__))
+        text = str(exc).partition("\n")[0]
+        return Verdict(kind, f"{name}: {text} (in {where}, at the end)", (), (f"{name} in {where}, at the end",))
+    return None
 
 
 def _where(exc: BaseException) -> str:
     """The innermost line of user code in a traceback."""
-    from stressvm.kernel.thread import frames_of
-
     frames = [frame for frame in frames_of(exc.__traceback__) if not frame.ours]
     return f" ({frames[-1]})" if frames else ""
 

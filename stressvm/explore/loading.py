@@ -138,9 +138,9 @@ def _load(file: Path) -> tuple[Scenario, ...]:
         raise UsageError(f"{file}: not a Python file")
     module = module_from_spec(spec)
     sys.modules[name] = module
-    folder = str(file.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    for folder in (_above_packages(file), str(file.parent)):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except (KeyboardInterrupt, MemoryError):
@@ -157,6 +157,14 @@ def _load(file: Path) -> tuple[Scenario, ...]:
         raise UsageError(f"{file}: raises when imported{where}: {type(exc).__name__}: {exc}") from None
     own = [value for value in vars(module).values() if isinstance(value, Scenario) and value.file == str(file)]
     return tuple(dict.fromkeys(own))
+
+
+def _above_packages(file: Path) -> str:
+    """The folder from which the package that a file is in can be imported, as test runners have it."""
+    folder = file.parent
+    while (folder / "__init__.py").is_file() and folder.parent != folder:
+        folder = folder.parent
+    return str(folder)
 
 
 @cache

@@ -46,6 +46,7 @@ class Scenario:
         hz: ticks a second.
         executions: how many a hunt gives it by default; 0 for the hunt's own default.
         file: where it is defined.
+        after: looks at the world when an execution has come to rest without a finding; what it raises is one.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Scenario:
     hz: int
     executions: int
     file: str
+    after: Callable[[Kernel], None] | None = None
 
     def __call__(self, k: Kernel, **params: Any) -> None:
         """Build the world in `k`, as the plain function would."""

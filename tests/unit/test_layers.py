@@ -22,6 +22,7 @@ ALLOWED = {
     "campaign": {"kernel", "check", "explore", "report"},
     "bench": {"kernel", "check", "explore", "vm"},
     "conform": {"kernel", "check", "explore", "vm"},
+    "stateful": {"kernel", "check", "explore", "report", "campaign"},
     "commands": {"kernel", "check", "explore", "report", "campaign", "bench", "conform", "vm"},
 }
 
@@ -74,6 +75,18 @@ def test_only_loading_asks_where_the_package_is() -> None:
     """`import stressvm` itself, for its folder, is the one import upwards."""
     users = {path for layer in ALLOWED for path in files(layer) if "stressvm" in imports(path)}
     assert {path.name for path in users} <= {"loading.py"}
+
+
+def test_hypothesis_is_needed_by_its_own_face_alone() -> None:
+    """It is no dependency of stressvm: everything else works without."""
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hypothesis")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "hypothesis" for alias in node.names))
+    }
+    assert users == {"stateful"}
 
 
 def test_scenarios_import_public_names_only() -> None:

@@ -1,0 +1,48 @@
+"""Random programs on NetBSD's maps, under random schedules, against a flat list of what is taken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.netbsd_machine import NetBSDMachine, ScarceMachine, World, raw
+
+if TYPE_CHECKING:
+    from stressvm.stateful import Execution
+
+PROGRAMS = settings(stateful_step_count=16)
+
+TestNetBSD = NetBSDMachine.TestCase
+TestNetBSD.settings = PROGRAMS
+TestScarce = ScarceMachine.TestCase
+TestScarce.settings = PROGRAMS
+
+
+def test_the_programs_do_what_they_are_for() -> None:
+    """Every operation succeeds and fails, threads find maps busy, and sleep for addresses."""
+    seen: Counter[str] = Counter()
+
+    class Counting(NetBSDMachine):
+        def after(self, execution: Execution[World]) -> None:
+            super().after(execution)
+            for op in execution.operations():
+                outcome = "undone" if not op.done else "nothing" if op.result is None else "something"
+                seen[f"{op.name} {outcome}"] += 1
+                seen.update(o.kind for _, (_, o, _) in execution.steps_of(op))
+            lock = execution.world.maps[0].lock
+            seen["moved"] += lock.timestamp.peek()
+            seen["held"] += sum(hold.exclusive for hold in execution.holds(raw(execution.world.maps[0])))
+            seen["submaps"] += len(execution.world.maps) - 1
+
+    run_state_machine_as_test(Counting, settings=settings(PROGRAMS, max_examples=200))
+    for name in ("alloc", "map_hint", "map_fixed", "suballoc", "unmap_part", "busy", "free", "free_elsewhere"):
+        assert seen[f"{name} something"], f"{name} never succeeds"
+        assert seen[f"{name} nothing"], f"{name} never fails"
+    assert seen["alloc undone"], "nobody waits for addresses in vain"
+    assert seen["sleep"] > seen["alloc undone"], "nobody is woken"
+    assert seen["try-lock-failed"], "no lock is held when somebody tries it"
+    assert seen["held"] > seen["moved"], "nobody finds the map busy"
+    assert seen["submaps"]
