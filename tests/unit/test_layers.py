@@ -90,7 +90,15 @@ def test_hypothesis_is_needed_by_its_own_face_alone() -> None:
 
 
 def test_scenarios_import_public_names_only() -> None:
-    public = {"stressvm", "stressvm.vm", "stressvm.vm.netbsd", "stressvm.vm.freebsd", "stressvm.vm.workload"}
+    public = {
+        "stressvm",
+        "stressvm.vm",
+        "stressvm.vm.netbsd",
+        "stressvm.vm.freebsd",
+        "stressvm.vm.pages",
+        "stressvm.vm.pmap",
+        "stressvm.vm.workload",
+    }
     folder = PACKAGE / "scenarios" if (PACKAGE / "scenarios").is_dir() else ROOT / "scenarios"
     paths = sorted(folder.rglob("*.py"))
     assert len(paths) >= 4
