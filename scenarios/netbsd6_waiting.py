@@ -84,8 +84,8 @@ def netbsd6_nowait(k: Kernel) -> None:
 def netbsd6_without_recheck(k: Kernel) -> None:
     """Is the recheck every second needed? Not as long as addresses are freed by uvm_unmap alone.
 
-    Every path that frees addresses here broadcasts. (uvm_map_replace and uvm_map_extract free some without a word;
-    with those in the model, this sleeper will need its second.)
+    Every path that frees addresses here broadcasts. (uvm_map_replace and uvm_map_extract free some without a word, and
+    there the recheck is what saves the sleeper: see netbsd6_extract_tells_nobody.)
     """
     two_waiters(k, NoRecheck)
 

@@ -42,7 +42,7 @@ def _troubled(k: Kernel) -> Verdict:
         places = {place(stack_of(t)) for t in k.threads if not t.done or t is th}
         return Verdict(trouble.kind, trouble.text, (th.number,), tuple(sorted(places)))
     error = type(th.error).__name__ if th.error is not None else ""
-    return Verdict(trouble.kind, f"{trouble.text} (in {where})", (th.number,), (f"{error} in {where}",))
+    return Verdict(trouble.kind, f"{trouble.text} (in {where})", (th.number,), (trouble.site or f"{error} in {where}",))
 
 
 def _left_behind(k: Kernel) -> Verdict | None:

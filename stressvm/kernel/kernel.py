@@ -57,11 +57,15 @@ class Timers(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why an execution was stopped from inside: the kind of finding, what happened, in which thread (-1: none)."""
+    """Why an execution was stopped from inside: the kind of finding, what happened, in which thread (-1: none).
+
+    `site` tells it from others of its kind, if the function that it happened in does not.
+    """
 
     kind: str
     text: str
     thread: int
+    site: str = ""
 
 
 class Kernel:
@@ -199,10 +203,10 @@ class Kernel:
         self.over = True
         self.limit = -1
 
-    def stop(self, kind: str, text: str) -> None:
+    def stop(self, kind: str, text: str, site: str = "") -> None:
         """End the execution from inside, at the current thread's step, with a reason; the first reason counts."""
         if not self.over:
-            self.trouble = Trouble(kind, text, self.cur)
+            self.trouble = Trouble(kind, text, self.cur, site)
         self.over = True
         self.limit = -1
 
@@ -214,6 +218,12 @@ class Kernel:
     def panic(self, text: str, kind: str = "panic") -> Panic:
         """The exception for `raise k.panic(...)`: noted here first, so that no `except` can swallow it."""
         self.stop(kind, text)
+        return Panic(text)
+
+    def violation(self, owner: str, invariant: str, wrong: str) -> Panic:
+        """The exception for `raise k.violation(...)`: of what a named invariant is asked, and what is wrong."""
+        text = f"{owner}: {invariant}: {wrong}"
+        self.stop("invariant", text, invariant)
         return Panic(text)
 
     # ---------------------------------------------------------------- the hot path

@@ -64,9 +64,12 @@ class Steps:
         left, right = self.grow(first, at), self.grow(at + 1, stop)
         return Node(at, left, right, max(self.gap(at), widest(left), widest(right)))
 
-    def search(self, first_free: int, hint: int, length: int, align: int, *, topdown: bool) -> Found:
-        """uvm_map_findspace without FIXED."""
+    def search(
+        self, first_free: int, hint: int, length: int, align: int, *, topdown: bool, color: int | None = None
+    ) -> Found:
+        """uvm_map_findspace without FIXED. With a colour, `align` is how many there are, and pages have one byte."""
         self.hint, self.orig, self.length, self.align, self.topdown = hint, hint, length, align, topdown
+        self.color = color
         self.first_free, self.kassert = first_free, ""
         try:
             entry = self.look()
@@ -84,11 +87,27 @@ class Steps:
 
     def avail(self, at: int) -> bool:
         """uvm_map_space_avail: does it fit? Wrapping around ends the search."""
-        self.hint = (self.hint if self.topdown else self.hint + self.align - 1) & -self.align & (SIZE - 1)
+        if self.color is not None:
+            self.colored(self.color)
+        else:
+            self.hint = (self.hint if self.topdown else self.hint + self.align - 1) & -self.align & (SIZE - 1)
         end = (self.hint + self.length) % SIZE
         if end < self.hint:
             raise Fault
         return self.next_start(at) >= end and self.hint >= self.end(at)
+
+    def colored(self, color: int) -> None:
+        """What COLORMATCH does in place of rounding."""
+        has = self.hint & (self.align - 1)
+        if has == color:
+            return
+        self.hint -= has
+        if self.topdown:
+            if color > has:
+                self.hint -= self.align
+        elif color < has:
+            self.hint += self.align
+        self.hint = (self.hint + color) % SIZE
 
     def at_gap(self, at: int) -> None:
         self.hint = (self.next_start(at) - self.length) % SIZE if self.topdown else self.end(at)
@@ -279,3 +298,38 @@ def test_the_answer_is_that_of_the_kernels_steps(
     assert found > COUNT // 8
     assert failed > COUNT // 400
     assert disputed < COUNT // 100
+
+
+@pytest.mark.parametrize("topdown", [True, False], ids=["top-down", "bottom-up"])
+def test_with_colours_it_is_that_of_the_kernels_steps_too(
+    topdown: bool,  # noqa: FBT001 - a column of the table
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On maps that keep away from the ends of the address space, as those must on which colours are asked for."""
+    monkeypatch.setattr(findspace, "WORD", SIZE)
+    dice = random.Random(2)
+    found = compared = 0
+    while compared < COUNT // 2:
+        world = random_map(dice)
+        colors = dice.choice([2, 4, 8, 16])
+        if not colors <= world.low < world.high <= SIZE - colors:
+            continue
+        compared += 1
+        color = dice.randrange(colors)
+        hint = dice.choice([world.low, world.high, dice.randrange(SIZE - colors)])
+        length = dice.choice([1, 2, 3, 4, 6, 9, 20])
+        entries, free = world.entries, world.first_free
+        if topdown:
+            first_free = list(entries)[free] if free >= 0 else None
+            got = findspace.top_down(entries, first_free, hint, length, colors, color)
+        else:
+            got = findspace.bottom_up(entries, hint, length, colors, color)
+        answers = set()
+        for shape in range(300):
+            if shape >= 4 and got in answers:
+                break
+            steps = Steps(world.low, world.high, world.ranges, dice)
+            answers.add(steps.search(free, hint, length, colors, topdown=topdown, color=color))
+        assert got in answers, (world, hint, length, colors, color)
+        found += got.address is not None
+    assert found > compared // 3

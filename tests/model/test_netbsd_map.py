@@ -30,6 +30,8 @@ class Like:
     advice: int = netbsd.UVM_ADV_RANDOM
     nomerge: bool = False
     submap: bool = False
+    #: 5.2: what uvm_km_alloc maps does not merge with what uvm_map maps.
+    quantum: bool = False
 
     @property
     def merges(self) -> bool:
@@ -193,7 +195,8 @@ class AgainstPlainList(RuleBasedStateMachine):
         """The size is rounded up; the hint is the map's lowest address; nobody holds the lock."""
         kmap, plain = self.pick(which)
         va = self.lone.now(netbsd.uvm_km_alloc(kmap, pages * PAGE - odd, align, MINE | flags))
-        assert va == self.mapped(kmap, plain, plain.first_fit(plain.low, pages, align), pages, Like())
+        like = Like(quantum=kmap.version == "5.2")
+        assert va == self.mapped(kmap, plain, plain.first_fit(plain.low, pages, align), pages, like)
 
     @rule(which=which_map, data=st.data())
     def uvm_km_free(self, which: int, data: st.DataObject) -> None:
@@ -254,8 +257,9 @@ class AgainstPlainList(RuleBasedStateMachine):
                         entry.max_protection,
                         entry.inheritance,
                         entry.advice,
-                        bool(entry.flags),
+                        bool(entry.flags & netbsd.UVM_MAP_NOMERGE),
                         entry.sub_map is not None,
+                        bool(entry.flags & netbsd.UVM_MAP_QUANTUM),
                     ),
                 )
                 for entry in kmap.entries

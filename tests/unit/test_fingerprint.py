@@ -149,3 +149,20 @@ def test_how_many_sleep_at_the_same_place_is_not_part_of_it() -> None:
         return build
 
     assert _fingerprints(sleepers(1)) == _fingerprints(sleepers(3))
+
+
+def test_two_invariants_that_one_function_asks_for_are_two_findings() -> None:
+    def build(k: Kernel) -> None:
+        async def asks() -> None:
+            name = ("size", "order")[k.choose(2)]
+            raise k.violation("map", name, f"{name} is wrong")
+
+        k.spawn(asks)
+
+    endings = every(build)
+    assert {ending.text.partition(" (")[0] for ending in endings} == {
+        "map: size: size is wrong",
+        "map: order: order is wrong",
+    }
+    assert {ending.kind for ending in endings} == {"invariant"}
+    assert len({ending.fingerprint for ending in endings}) == 2

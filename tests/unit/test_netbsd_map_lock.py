@@ -526,10 +526,16 @@ def test_the_timestamp_of_an_intrsafe_map_never_moves() -> None:
     assert kinds(every(intrsafe(t))) == {None}
 
 
-def test_an_intrsafe_map_has_no_readers_and_no_busy_mark() -> None:
-    for name in ("lock_read", "unlock_read", "busy", "unbusy"):
-        assert hasattr(VmMapLock, name)
-        assert not hasattr(IntrsafeMapLock, name)
+@pytest.mark.parametrize("call", ["lock_read", "unlock_read", "busy", "unbusy"])
+def test_an_intrsafe_map_has_no_readers_and_no_busy_mark(call: str) -> None:
+    async def t(_k: Kernel, lock: IntrsafeMapLock) -> None:
+        await lock.lock()
+        await getattr(lock, call)()
+
+    ending = only(every(intrsafe(t)))
+    assert ending.kind == "panic"
+    assert f"vm_map_{call}" in ending.text
+    assert "INTRSAFE" in ending.text
 
 
 def test_the_mutex_of_an_intrsafe_map_excludes_and_a_try_can_fail() -> None:

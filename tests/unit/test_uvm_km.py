@@ -323,11 +323,13 @@ def test_memory_with_pages_is_refused_in_clear_words(one: One, kind: int) -> Non
         one.now(netbsd.uvm_km_free(one.kmap, one.at(0), PAGE, kind))
 
 
-def test_colours_are_refused_in_clear_words(one: One) -> None:
-    with pytest.raises(UsageError, match="COLORMATCH"):
-        one.alloc(1, netbsd.UVM_KMF_COLORMATCH)
-    with pytest.raises(UsageError, match="COLORMATCH"):
-        one.now(netbsd.uvm_map(one.kmap, 0, PAGE, align=3, flags=netbsd.UVM_KMF_COLORMATCH))
+def test_colours_are_for_addresses_only_and_for_6(one: One) -> None:
+    with pytest.raises(Panic, match="COLORMATCH is for VAONLY"):
+        one.now(netbsd.uvm_km_alloc(one.kmap, PAGE, 0, netbsd.UVM_KMF_WIRED | netbsd.UVM_KMF_COLORMATCH))
+    five = One(FIVE)
+    with pytest.raises(UsageError, match=r"5\.2' has no COLORMATCH"):
+        five.alloc(1, netbsd.UVM_KMF_COLORMATCH)
+    five.close()
 
 
 # ---------------------------------------------------------------- uvm_km_free
@@ -447,13 +449,22 @@ def test_a_static_entry_is_never_unmapped(one: One) -> None:
         one.free(1, 1)
 
 
+def test_what_is_unmapped_is_unwired_first(one: One) -> None:
+    one.alloc(4)
+    entry = one.kmap.entries.first
+    assert entry is not None
+    entry.wired_count = 2
+    one.free(0, 4)
+    assert (one.entries(), entry.wired_count) == ([], 0)
+
+
 def test_a_wired_entry_is_not_detached(one: One) -> None:
     one.alloc(4)
     entry = one.kmap.entries.first
     assert entry is not None
     entry.wired_count = 1
     with pytest.raises(Panic, match="is wired"):
-        one.free(0, 4)
+        one.now(netbsd.uvm_unmap_detach(one.kmap, [entry]))
 
 
 # ---------------------------------------------------------------- uvm_km_suballoc
@@ -501,12 +512,36 @@ def test_a_submap_cannot_be_unmapped(one: One) -> None:
         one.free(0, 1)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 3), (1, 2), (4, 6), (3, 5)])
-def test_only_a_blank_entry_of_exactly_that_range_becomes_a_submap(one: One, start: int, end: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "end", "error"),
+    [
+        (0, 1, 0),
+        (1, 2, 0),
+        (0, 2, 0),
+        (0, 3, netbsd.EINVAL),
+        (4, 6, netbsd.EINVAL),
+        (3, 5, netbsd.EINVAL),
+    ],
+)
+def test_only_a_blank_range_becomes_a_submap(one: One, start: int, end: int, error: int) -> None:
     one.alloc(2)
     sub = one.now(netbsd.uvm_km_suballoc(one.kmap, one.at(4), 2 * PAGE))
+    assert one.now(netbsd.uvm_map_submap(one.kmap, one.at(start), one.at(end), sub)) == error
+    assert sub.ref_count == (2 if error else 3)
+    assert ((start, end) in one.entries()) == (not error or (start, end) == (4, 6))
+
+
+def test_a_submap_that_cannot_be_put_in_panics() -> None:
+    class Refuses(netbsd.VmMap):
+        def make_submap(self, start: int, end: int, submap: netbsd.VmMap) -> int:  # noqa: ARG002
+            return netbsd.EINVAL
+
+    lone = LoneThread()
+    kmap = netbsd.submap(lone.k, 2, cls=Refuses)
+    lone.start()
     with pytest.raises(Panic, match="submap allocation failed"):
-        one.now(netbsd.uvm_map_submap(one.kmap, one.at(start), one.at(end), sub))
+        lone.now(netbsd.uvm_km_suballoc(kmap, 0, PAGE))
+    lone.close()
 
 
 def test_a_defect_of_the_parent_is_one_of_the_submap() -> None:

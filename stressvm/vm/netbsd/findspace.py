@@ -23,9 +23,13 @@ one. Where the shape of the tree does matter is in searches that have wrapped: t
 first (an assertion about a node that is passed over is not looked at here), and, if e lies low, `start` inside an entry
 near the top of the address space and a long gap follows that entry, whether a gap between them is offered at all.
 
+COLORMATCH asks for addresses of one page colour, PMAP_PREFER for those that agree with an offset: both are alignments
+with another remainder than 0 (`offset`), and the rest is the same. Only where rounding would leave the address space
+does the kernel's arithmetic differ, so maps that reach so close to its ends are refused by the caller.
+
 Costs are those of `stressvm.vm.fit`: O(log n) without alignment.
 
-Source: sys/uvm/uvm_map.c 1.324, uvm_map_findspace and uvm_map_space_avail, without PMAP_PREFER and COLORMATCH.
+Source: sys/uvm/uvm_map.c 1.324, uvm_map_findspace and uvm_map_space_avail.
 """
 
 from __future__ import annotations
@@ -63,8 +67,8 @@ def fixed(entries: EntryList[E], hint: int, length: int) -> Found:
     return NOWHERE
 
 
-def bottom_up(entries: EntryList[E], hint: int, length: int, align: int) -> Found:
-    """The lowest aligned address at or above the hint. `align` is a power of two."""
+def bottom_up(entries: EntryList[E], hint: int, length: int, align: int, offset: int = 0) -> Found:
+    """The lowest address at or above the hint that is `offset` modulo `align`, a power of two."""
     if hint > entries.max:
         return NOWHERE
     if align > 1:
@@ -72,29 +76,29 @@ def bottom_up(entries: EntryList[E], hint: int, length: int, align: int) -> Foun
         found, entry = entries.lookup(start)
         if found and entry is not None:
             start = entry.end
-        if _up(start, align) >= WORD:
+        if _up(start, align, offset) >= WORD:
             return _wrapped_up(entries, hint, length, align, inside=found)
-    return Found(entries.first_fit(length, hint, align=align))
+    return Found(entries.first_fit(length, hint, align=align, align_offset=offset))
 
 
-def top_down(entries: EntryList[E], first_free: E | None, hint: int, length: int, align: int) -> Found:
-    """The highest aligned address at or below the hint, as far as the kernel sees it. `align` is a power of two.
+def top_down(entries: EntryList[E], first_free: E | None, hint: int, length: int, align: int, offset: int = 0) -> Found:
+    """The highest such address at or below the hint, as far as the kernel sees it. `align` is a power of two.
 
     A hint at or below the map's minimum stands for the gap after `first_free`, whose top is above it.
     """
     if hint > entries.max:
         return NOWHERE
     if hint <= entries.min:
-        return _judged(_downwards(entries, first_free, length, align), hint)
+        return _judged(_downwards(entries, first_free, length, align, offset), hint)
     found, entry = entries.lookup(hint)
     if found and entry is not None:
-        return _judged(_downwards(entries, entries.prev_of(entry), length, align), hint)
-    start = _down(hint, align)
+        return _judged(_downwards(entries, entries.prev_of(entry), length, align, offset), hint)
+    start = _down(hint, align, offset)
     if start + length >= WORD:
         return NOWHERE
     if _fits(entries, entry, start, length):
         return Found(start)
-    return _judged(_downwards(entries, entry, length, align), hint)
+    return _judged(_downwards(entries, entry, length, align, offset), hint)
 
 
 def _judged(found: Found, hint: int) -> Found:
@@ -107,17 +111,17 @@ def _judged(found: Found, hint: int) -> Found:
 # -- from the top
 
 
-def _downwards(entries: EntryList[E], entry: E | None, length: int, align: int) -> Found:
+def _downwards(entries: EntryList[E], entry: E | None, length: int, align: int, offset: int) -> Found:
     """From the top of the gap after `entry` (None: the header) downwards."""
     bound = _gap_end(entries, entry)
     if bound < length:
-        start = _down(WORD + bound - length, align)
-        return NOWHERE if start + length >= WORD else _wrapped_down(entries, start, length, align)
-    last = entries.last_fit(length, bound - length, align=align, bound=bound)
+        start = _down(WORD + bound - length, align, offset)
+        return NOWHERE if start + length >= WORD else _wrapped_down(entries, start, length, align, offset)
+    last = entries.last_fit(length, bound - length, align=align, align_offset=offset, bound=bound)
     first = entries.first
     if last is None or entry is None or (first is not None and last >= first.end):
         return Found(last)
-    return Found(last) if _walks(entries, _down(bound - length, align), length) else NOWHERE
+    return Found(last) if _walks(entries, _down(bound - length, align, offset), length) else NOWHERE
 
 
 def _walks(entries: EntryList[E], start: int, length: int) -> bool:
@@ -134,17 +138,17 @@ def _walks(entries: EntryList[E], start: int, length: int) -> bool:
     )
 
 
-def _wrapped_down(entries: EntryList[E], start: int, length: int, align: int) -> Found:
+def _wrapped_down(entries: EntryList[E], start: int, length: int, align: int, offset: int) -> Found:
     """The search of the tree from `start`, far above the gap that it should have begun at."""
     found, entry = entries.lookup(start)
     if not found and entry is not None and start < entries.max and entries.gap_after(entry) >= length:
-        here = min(start, _down(_gap_end(entries, entry) - length, align))
+        here = min(start, _down(_gap_end(entries, entry) - length, align, offset))
         return Found(here) if here >= entry.end else NOWHERE
     candidate = _highest_below(entries, start + length, length)
     if candidate is None:
         return NOWHERE
     # The search began below this gap, so its place is above the hint, always.
-    here = _down(_gap_end(entries, candidate) - length, align)
+    here = _down(_gap_end(entries, candidate) - length, align, offset)
     return Found(here if here >= candidate.end else None, CANDIDATE_BELOW)
 
 
@@ -174,7 +178,7 @@ def _wrapped_up(entries: EntryList[E], hint: int, length: int, align: int, *, in
     place = entries.first_fit(length, first.end) if first is not None else None
     if place is None:
         return NOWHERE
-    here = _up(place, align)
+    here = _up(place, align, 0)
     kassert = CANDIDATE_ABOVE if hint > place else ""
     _, entry = entries.lookup(place)
     if here + length < WORD and _fits(entries, entry, here, length):
@@ -197,9 +201,9 @@ def _fits(entries: EntryList[E], entry: E | None, start: int, length: int) -> bo
     return begin <= start and start + length <= _gap_end(entries, entry)
 
 
-def _down(address: int, align: int) -> int:
-    return address & -align
+def _down(address: int, align: int, offset: int) -> int:
+    return address - ((address - offset) & (align - 1))
 
 
-def _up(address: int, align: int) -> int:
-    return (address + align - 1) & -align
+def _up(address: int, align: int, offset: int) -> int:
+    return address + ((offset - address) & (align - 1))

@@ -29,11 +29,23 @@ _TIMESTAMP_MASK = 0xFFFFFFFF
 
 
 class MapLock(Protocol):
-    """What a map needs of its lock."""
+    """What a map needs of its lock.
+
+    Attributes:
+        misc_lock: covers the busy mark and the sleep on `cv`.
+        cv: those who wait for addresses, and those who wait for the busy mark to go, sleep here.
+        timestamp: counts write acquisitions.
+        timestamp_mask: what it counts modulo, less one; 0 for a lock that does not count.
+        busy_thread: the number of the thread that marked the map busy, or -1.
+        on_acquire: called right after every successful write acquisition.
+    """
 
     misc_lock: Mutex
     cv: CondVar
     timestamp: Cell[int]
+    timestamp_mask: int
+    busy_thread: int
+    on_acquire: Callable[[], None]
 
     async def lock(self) -> None:
         """Acquire for writing."""
@@ -44,8 +56,24 @@ class MapLock(Protocol):
     async def unlock(self) -> None:
         """Release a write hold, after checking the map's invariants."""
 
+    async def lock_read(self) -> None:
+        """Acquire for reading."""
+
+    async def unlock_read(self) -> None:
+        """Release a read hold."""
+
+    async def busy(self) -> None:
+        """Mark the map busy."""
+
+    async def unbusy(self) -> None:
+        """Remove the mark."""
+
     def write_held(self) -> bool:
         """Does the current thread hold it for writing?"""
+
+
+def nothing() -> None:
+    """What a lock without a map does when it is acquired."""
 
 
 class VmMapLock:
@@ -57,6 +85,9 @@ class VmMapLock:
         on_release: called within every release of a write hold, while it is still held: the map's invariants.
         rwlock: the class of reader-writer lock, which is its grant policy (`NetBSDRwLock` for the kernel's own).
     """
+
+    timestamp_mask = _TIMESTAMP_MASK
+    on_acquire: Callable[[], None] = staticmethod(nothing)
 
     def __init__(
         self,
@@ -85,6 +116,7 @@ class VmMapLock:
                 break
             await self.wait_while_busy()
         self.moved()
+        self.on_acquire()
 
     async def lock_try(self) -> bool:
         """vm_map_lock_try: acquire for writing if that is possible at once.
@@ -97,6 +129,7 @@ class VmMapLock:
             await self.rw.exit()
             return False
         self.moved()
+        self.on_acquire()
         return True
 
     async def unlock(self) -> None:
@@ -167,7 +200,7 @@ class VmMapLock:
 
     def moved(self) -> None:
         """The write lock has been acquired: the timestamp moves."""
-        self.timestamp.poke((self.timestamp.peek() + 1) & _TIMESTAMP_MASK)
+        self.timestamp.poke((self.timestamp.peek() + 1) & self.timestamp_mask)
 
 
 class IntrsafeMapLock:
@@ -181,6 +214,10 @@ class IntrsafeMapLock:
         on_release: as for VmMapLock.
     """
 
+    timestamp_mask = 0
+    busy_thread = -1
+    on_acquire: Callable[[], None] = staticmethod(nothing)
+
     def __init__(self, k: Kernel, name: str, on_release: Callable[[], None]) -> None:
         self.k = k
         self.on_release = on_release
@@ -192,10 +229,14 @@ class IntrsafeMapLock:
     async def lock(self) -> None:
         """vm_map_lock: spin until it is ours. Sleeps: no."""
         await self.mutex.lock()
+        self.on_acquire()
 
     async def lock_try(self) -> bool:
         """vm_map_lock_try. Sleeps: no."""
-        return await self.mutex.trylock()
+        got = await self.mutex.trylock()
+        if got:
+            self.on_acquire()
+        return got
 
     async def unlock(self) -> None:
         """vm_map_unlock. Sleeps: no."""
@@ -205,6 +246,25 @@ class IntrsafeMapLock:
         self.on_release()
         await self.mutex.unlock()
 
+    async def lock_read(self) -> None:
+        """vm_map_lock_read: there is no such thing; panics."""
+        raise self._refused("vm_map_lock_read")
+
+    async def unlock_read(self) -> None:
+        """vm_map_unlock_read: panics."""
+        raise self._refused("vm_map_unlock_read")
+
+    async def busy(self) -> None:
+        """vm_map_busy: panics, since the map has no reader-writer lock that could be held."""
+        raise self._refused("vm_map_busy")
+
+    async def unbusy(self) -> None:
+        """vm_map_unbusy: panics."""
+        raise self._refused("vm_map_unbusy")
+
     def write_held(self) -> bool:
         """Does the current thread own the mutex?"""
         return self.mutex.owned()
+
+    def _refused(self, call: str) -> Exception:
+        return self.k.panic(f"{call}: KASSERT: {self.mutex.ident.name} is the lock of an INTRSAFE map")

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
-from stressvm.vm.netbsd.uvm_map import uvm_map, uvm_unmap
+from stressvm.vm.netbsd.kmapent import UVM_KMAPENT_CHUNK
+from stressvm.vm.netbsd.uvm_map import uvm_map, uvm_map_submap, uvm_unmap
 from stressvm.vm.netbsd.vm_map import VmMap
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.netbsd.uvm_fault import UvmFault
 
 #: Flags of uvm_km_alloc that uvm_map sees. CANFAIL, ZERO and EXEC are not among them.
-_PASSED_ON = F.UVM_KMF_TRYLOCK | F.UVM_KMF_NOWAIT | F.UVM_KMF_WAITVA
+_PASSED_ON = F.UVM_KMF_TRYLOCK | F.UVM_KMF_NOWAIT | F.UVM_KMF_WAITVA | F.UVM_KMF_COLORMATCH
+#: What 5.2 adds, to both: what is allocated as a whole is freed as a whole.
+_QUANTUM = {"6": 0, "5.2": F.UVM_FLAG_QUANTUM}
+_PLAIN_MACHINE = F.Machine()
 _TYPES = (F.UVM_KMF_WIRED, F.UVM_KMF_PAGEABLE, F.UVM_KMF_VAONLY)
 
 
@@ -26,54 +31,68 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
     """Allocate kernel virtual address space.
 
     Neighbouring allocations of one type become one map entry. Locks: none on entry and exit. Sleeps: for the map's
-    lock unless UVM_KMF_TRYLOCK; for addresses with UVM_KMF_WAITVA, until there are some. Panics unless exactly one
-    memory type is given, and on a size of 0; on a VM_MAP_TOPDOWN map with DIAGNOSTIC nearly always, because it gives the
-    map's minimum as the hint and the place found is above that.
+    lock unless UVM_KMF_TRYLOCK; for addresses with UVM_KMF_WAITVA, until there are some. Panics on a user map, unless
+    exactly one memory type is given, and on a size of 0; on a VM_MAP_TOPDOWN map with DIAGNOSTIC nearly always, because it
+    gives the map's minimum as the hint and the place found is above that.
 
     Args:
         vm_map: a kernel map.
         size: bytes; rounded up to pages.
-        align: a power of two in bytes, or 0.
-        flags: UVM_KMF_VAONLY, and any of UVM_KMF_TRYLOCK, NOWAIT, CANFAIL, WAITVA (never NOWAIT with WAITVA).
+        align: a power of two in bytes, or 0; with UVM_KMF_COLORMATCH (6) a page colour.
+        flags: UVM_KMF_VAONLY, and any of UVM_KMF_TRYLOCK, NOWAIT, CANFAIL, WAITVA (never NOWAIT with WAITVA),
+            COLORMATCH.
 
     Returns:
         The address, or 0 if there is none: addresses without WAITVA, or the lock with TRYLOCK.
 
     Raises:
         UsageError: memory types and flags that need physical pages, which are not modelled yet.
+
+    Source: sys/uvm/uvm_km.c, uvm_km_alloc.
     """
     k = vm_map.k
     kind = flags & F.UVM_KMF_TYPEMASK
     if kind not in _TYPES:
         raise k.panic(f"uvm_km_alloc: KASSERT: flags {flags:#x} name not exactly one memory type")
-    if kind != F.UVM_KMF_VAONLY or flags & F.UVM_KMF_COLORMATCH:
+    if not vm_map.is_kernel:
+        raise k.panic(f"uvm_km_alloc: KASSERT(vm_map_pmap(map) == pmap_kernel()): {vm_map!r}")
+    if kind != F.UVM_KMF_VAONLY:
+        if flags & F.UVM_KMF_COLORMATCH:
+            raise k.panic("uvm_km_alloc: KASSERT: COLORMATCH is for VAONLY")
         raise UsageError(
-            f"uvm_km_alloc(flags={flags:#x}): only UVM_KMF_VAONLY memory without COLORMATCH is modelled yet; "
+            f"uvm_km_alloc(flags={flags:#x}): only UVM_KMF_VAONLY memory is modelled yet; "
             "WIRED and PAGEABLE memory need physical pages"
         )
-    _, va = await uvm_map(
+    size = F.round_page(size)
+    error, va = await uvm_map(
         vm_map,
         vm_map.min_offset,
-        F.round_page(size),
+        size,
         align=align,
-        flags=flags & _PASSED_ON,
+        flags=flags & _PASSED_ON | _QUANTUM[vm_map.version],
         inherit=F.MAP_INHERIT_NONE,
         advice=F.UVM_ADV_RANDOM,
     )
+    if not error and not vm_map.ghost.live.add(va, va + size):
+        raise k.panic(f"{vm_map.name}: G16 live: {va:#x}-{va + size:#x} is allocated, and not freed", "invariant")
     k.progress()
     return va
 
 
 async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
-    """Free what uvm_km_alloc returned.
+    """Free what uvm_km_alloc returned. Wakes those who wait for addresses.
 
-    Locks: none on entry and exit. Sleeps: for the map's lock, whatever the flags of the allocation were.
+    Locks: none on entry and exit. Sleeps: for the map's lock, whatever the flags of the allocation were. Panics unless
+    exactly one memory type is given, on an address that is not page aligned, and on a user map; on 5.2, in a map that takes
+    its entries out of itself, on a part of what was allocated as one.
 
     Args:
         vm_map: the map it came from.
         addr: page aligned.
         size: bytes; rounded up to pages.
         flags: the memory type of the allocation.
+
+    Source: sys/uvm/uvm_km.c, uvm_km_free.
     """
     k = vm_map.k
     kind = flags & F.UVM_KMF_TYPEMASK
@@ -83,54 +102,77 @@ async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
         raise UsageError(f"uvm_km_free(flags={flags:#x}): only UVM_KMF_VAONLY memory is modelled yet")
     if addr & (F.PAGE_SIZE - 1):
         raise k.panic(f"uvm_km_free: KASSERT: address {addr:#x} is not page aligned")
-    await uvm_unmap(vm_map, addr, addr + F.round_page(size))
+    if not vm_map.is_kernel:
+        raise k.panic(f"uvm_km_free: KASSERT(vm_map_pmap(map) == pmap_kernel()): {vm_map!r}")
+    await uvm_unmap(vm_map, addr, addr + F.round_page(size), F.UVM_FLAG_VAONLY | _QUANTUM[vm_map.version])
     k.progress()
 
 
 async def uvm_km_suballoc(
-    vm_map: VmMap, min_offset: int, size: int, flags: int = 0, *, fixed: bool = False, name: str = "submap"
+    vm_map: VmMap,
+    min_offset: int,
+    size: int,
+    flags: int = 0,
+    *,
+    fixed: bool = False,
+    name: str = "submap",
+    kmapent: bool = False,
 ) -> VmMap:
-    """Carve a submap out of a kernel map.
+    """Carve a submap out of a kernel map. It has the parent's class, version, options and machine.
 
-    Locks: none on entry and exit. Sleeps: for the parent's lock. Never fails: panics when there is no room. The
-    place asked for is a hint even when it is not fixed, so one above the parent's maximum panics.
+    Locks: none on entry and exit. Sleeps: for the parent's lock. Never fails: panics when there is no room, and on a user
+    map. The place asked for is a hint even when it is not fixed, so one above the parent's maximum panics.
 
     Args:
         vm_map: the parent.
         min_offset: where, or with `fixed` exactly where.
         size: bytes; rounded up to pages.
-        flags: VM_MAP_* of the submap.
+        flags: VM_MAP_* of the submap, as they are: PAGEABLE, TOPDOWN, on 5.2 INTRSAFE.
         fixed: only there.
         name: as reports show the submap.
+        kmapent: 5.2, INTRSAFE: its entries are taken out of itself; it becomes so much larger that they never run out.
 
     Returns:
-        The submap, with two references: the parent's and the caller's.
+        The submap, with two references: the parent's and the caller's. (The kernel also says where it begins and ends.)
+
+    Source: sys/uvm/uvm_km.c, uvm_km_suballoc.
     """
     k = vm_map.k
+    if not vm_map.is_kernel:
+        raise k.panic(f"uvm_km_suballoc: KASSERT(vm_map_pmap(map) == pmap_kernel()): {vm_map!r}")
     size = F.round_page(size)
+    if kmapent:
+        size += uvm_mapent_overhead(size)
     map_flags = F.UVM_FLAG_NOMERGE | (F.UVM_FLAG_FIXED if fixed else 0)
     error, va = await uvm_map(vm_map, min_offset, size, flags=map_flags, advice=F.UVM_ADV_RANDOM)
     if error:
         raise k.panic(f"uvm_km_suballoc: unable to allocate {size:#x} bytes in {vm_map.name} (error {error})")
-    submap = type(vm_map)(k, va, va + size, flags, version=vm_map.version, name=name, options=vm_map.options)
-    await uvm_map_submap(vm_map, va, va + size, submap)
+    submap = type(vm_map)(
+        k,
+        va,
+        va + size,
+        flags,
+        version=vm_map.version,
+        name=name,
+        options=vm_map.options,
+        machine=vm_map.machine,
+        kmapent=kmapent,
+    )
+    submap.kernel_base = vm_map.kernel_base
+    if await uvm_map_submap(vm_map, va, va + size, submap):
+        raise k.panic(f"uvm_km_suballoc: submap allocation failed: [{va:#x}, {va + size:#x}) is no blank entry")
     k.progress()
     return submap
 
 
-async def uvm_map_submap(vm_map: VmMap, start: int, end: int, submap: VmMap) -> None:
-    """Turn the blank entry that covers exactly [start, end) into a submap's. Locks: none. Sleeps: for the lock.
+def uvm_mapent_overhead(size: int) -> int:
+    """5.2: how many bytes the entries of an INTRSAFE map of that size can take, when no two ranges merge.
 
-    Panics where the kernel would return EINVAL, which its only caller turns into a panic.
+    Source: sys/uvm/uvm_map.c, uvm_kmapent_overhead.
     """
-    k = vm_map.k
-    await vm_map.lock.lock()
-    found, entry = vm_map.entries.lookup(start)
-    if not found or entry is None or (entry.start, entry.end) != (start, end) or entry.sub_map is not None:
-        raise k.panic(f"uvm_km_suballoc: submap allocation failed: [{start:#x}, {end:#x}) is no blank entry")
-    entry.sub_map = submap
-    submap.ref_count += 1
-    await vm_map.lock.unlock()
+    per_page = UVM_KMAPENT_CHUNK - 1
+    pages = size >> F.PAGE_SHIFT
+    return (pages + per_page - 1) // per_page * F.PAGE_SIZE
 
 
 def setup(
@@ -142,9 +184,13 @@ def setup(
     name: str = "kmap",
     min_offset: int = 0xC000_0000,
     options: F.Options = F.Options.NONE,
+    kind: F.MapKind = F.MapKind.SUBMAP,
+    machine: F.Machine = _PLAIN_MACHINE,
+    fault: UvmFault | None = None,
+    kmapent: bool = False,
     cls: type[VmMap] = VmMap,
 ) -> VmMap:
-    """While the world is built: a kernel map of its own, empty.
+    """While the world is built: a map of its own, empty.
 
     Args:
         k: the kernel.
@@ -154,12 +200,28 @@ def setup(
         name: as reports show it.
         min_offset: its lowest address, page aligned.
         options: what its kernel is built with.
+        kind: which map of the kernel it is.
+        machine: page colours and caches.
+        fault: what a page fault does, when ranges are wired; every one succeeds by default.
+        kmapent: 5.2, for INTRSAFE maps and kernel_map: entries are taken out of the map itself. See `VmMap`.
         cls: the map's class; a subclass plants a defect.
     """
     if pages < 1:
         raise UsageError(f"a map of {pages} pages: it needs at least one")
     max_offset = min_offset + pages * F.PAGE_SIZE
-    return cls(k, min_offset, max_offset, flags, version=version, name=name, options=options)
+    return cls(
+        k,
+        min_offset,
+        max_offset,
+        flags,
+        version=version,
+        name=name,
+        options=options,
+        kind=kind,
+        machine=machine,
+        fault=fault,
+        kmapent=kmapent,
+    )
 
 
 def submap(
@@ -179,7 +241,18 @@ def submap(
 
 
 def vm_map_to_kernel(vm_map: VmMap) -> VmMap:
-    """5.2's struct vm_map_kernel of a map. NetBSD 6 has none, though the manual page of 6.1.4 still names it."""
+    """5.2's struct vm_map_kernel of a map. NetBSD 6 has none, though the manual page of 6.1.4 still names it.
+
+    Locks: any or none. Sleeps: no.
+
+    Args:
+        vm_map: a map of version 5.2.
+
+    Returns:
+        What has the map's reclaim callbacks: here the map itself.
+
+    Source: sys/uvm/uvm_map.h, vm_map_to_kernel.
+    """
     if vm_map.version != "5.2":
         raise UsageError(
             f"version={vm_map.version!r} has no struct vm_map_kernel: it left NetBSD with the vmem rework of January 2012, "

@@ -311,7 +311,7 @@ class PhysMem:
         for name, holds in INVARIANTS.items():
             wrong = holds(self, said)
             if wrong is not None:
-                raise self.k.panic(f"{self.free.ident.name}: {name}: {wrong}", "invariant")
+                raise self.k.violation(self.free.ident.name, name, wrong)
 
     def panic(self, text: str) -> Exception:
         """The exception for `raise`, with the thread's name first."""

@@ -102,7 +102,7 @@ class Entries:
 
     def broken(self, name: str, text: str) -> Exception:
         """The panic for an invariant that does not hold."""
-        return self.k.panic(f"{self.name}: {name}: {text}", "invariant")
+        return self.k.violation(self.name, name, text)
 
     def kassert(self, call: str, text: str) -> Exception:
         """The panic for a call that the kernel's assertions forbid."""
