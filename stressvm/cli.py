@@ -23,7 +23,7 @@ from stressvm.kernel.errors import ReplayDiverged, StressvmError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERNAL, DIVERGED, INTERRUPTED = 3, 5, 130
+INTERNAL, DIVERGED, INTERRUPTED, CLOSED = 3, 5, 130, 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -176,13 +176,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; what is left of it must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return CLOSED
     except OSError as exc:
         sys.stderr.write(f"stressvm: {exc.filename or 'the output'} cannot be written: {exc.strerror or exc}\n")
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever it is, it is reported as ours
+        if isinstance(exc, BaseExceptionGroup) and exc.split(KeyboardInterrupt)[1] is None:
+            sys.stderr.write("stressvm: interrupted\n")
+            return INTERRUPTED
         what = str(exc) if isinstance(exc, StressvmError) else "".join(traceback.format_exception(exc))
         sys.stderr.write(f"stressvm: an internal error, which is ours; please report it:\n{what}\n")
         return INTERNAL

@@ -7,8 +7,10 @@ does not do, each with an operation that shows it (`tests/fidelity/test_man_page
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ FOLDER: Final = Path(__file__).parents[1] / "docs" / "man"
 FACES: Final = {"freebsd": freebsd, "netbsd": netbsd}
 #: A call says which of a kernel's it models; other functions of a face build worlds, or are macros.
 SOURCE: Final = "Source: "
+#: A signature longer than this is broken into lines.
+LONG: Final = 80
 HEADINGS: Final = ("Args", "Returns", "Raises")
 MARKS: Final = re.compile(r"\b(Locks|Sleeps|Returns|Source): ")
 
@@ -116,20 +120,24 @@ def _items(text: str) -> str:
 
 
 def _signature(call: Callable[..., Any]) -> str:
-    """As it is written in Python, a parameter a line if it is long."""
-    signature = inspect.signature(call)
-    line = str(signature).replace("'", "")
-    if len(line) < 80:
+    """As it is written in Python, constants by their names; a parameter a line if it is long."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(call))).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef), f"{call.__name__} is a function"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
+    args = ast.unparse(node.args).replace("F.", "")
+    line = f"({args}){returns}"
+    if len(line) < LONG:
         return line
-    parameters: list[str] = []
-    starred = False
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
-            parameters.append("*")
-            starred = True
-        parameters.append(str(parameter).replace("'", ""))
-    inner = "".join(f"    {parameter},\n" for parameter in parameters)
-    return f"(\n{inner}){line[line.rindex(')') + 1 :]}" if "->" in line else f"(\n{inner})"
+    plain = node.args
+    text = [ast.unparse(arg) for arg in plain.args]
+    defaults = [f" = {ast.unparse(value)}" for value in plain.defaults]
+    text = [arg + value for arg, value in zip(text, [""] * (len(text) - len(defaults)) + defaults, strict=True)]
+    if plain.kwonlyargs:
+        text.append("*")
+    for arg, value in zip(plain.kwonlyargs, plain.kw_defaults, strict=True):
+        text.append(ast.unparse(arg) + (f" = {ast.unparse(value)}" if value is not None else ""))
+    inner = "".join(f"    {one},\n" for one in text).replace("F.", "")
+    return f"(\n{inner}){returns}"
 
 
 def _sentence(text: str) -> str:
@@ -144,7 +152,8 @@ def page(face: str, name: str, call: Callable[..., Any]) -> str:
     word = "await " if inspect.iscoroutinefunction(call) else ""
     out = [f"# {name}(9), {face}", "## NAME", f"**{name}**: {parts.name}", "## SYNOPSIS"]
     out.append(f"```python\nfrom stressvm.vm import {face}\n\n{word}{face}.{name}{_signature(call)}\n```")
-    out.append("## DESCRIPTION")
+    if parts.description or "Args" in parts.lists:
+        out.append("## DESCRIPTION")
     out += parts.description
     if "Args" in parts.lists:
         out.append(_items(parts.lists["Args"]))
@@ -153,7 +162,7 @@ def page(face: str, name: str, call: Callable[..., Any]) -> str:
     out.append("## SLEEPS")
     out.append(_sentence(parts.marks.get("Sleeps", "No.")))
     returns = parts.lists.get("Returns") or parts.marks.get("Returns")
-    out += ["## RETURN VALUES", " ".join(returns.split()) if returns else "Nothing."]
+    out += ["## RETURN VALUES", _sentence(" ".join(returns.split())) if returns else "Nothing."]
     errors = [parts.marks["Panics"]] if "Panics" in parts.marks else []
     if "Raises" in parts.lists:
         errors.append(_items(parts.lists["Raises"]))

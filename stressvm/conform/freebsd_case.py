@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from stressvm.conform.answers import Answer, canonical, in_words
+from stressvm.conform.records import address
 from stressvm.vm import freebsd
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ def parse(record: Record) -> Case:
     try:
         return Case(
             name=str(fields["case"]),
-            low=int(fields["min"], 16),
-            high=int(fields["max"], 16),
+            low=address(fields["min"]),
+            high=address(fields["max"]),
             coalesce=_typed(fields, "coalesce", bool),
             operations=tuple(_operation(op, coalesce=fields["coalesce"]) for op in fields["ops"]),
             final={name: _final(fields["final"][name]) for name in FINAL},
@@ -141,10 +142,10 @@ def _operation(op: Mapping[str, Any], *, coalesce: bool) -> Operation:
     if word not in OPERATIONS:
         raise ValueError(f"the operation {word!r} is not known, only {', '.join(OPERATIONS)} are")
     numbers, others, results = OPERATIONS[word]
-    args: dict[str, Any] = {name: int(op[name], 16) for name in numbers}
+    args: dict[str, Any] = {name: address(op[name]) for name in numbers}
     args |= {name: _typed(op, name, kind) for name, kind in others.items()}
     if word == "insert_bulk":
-        args["ranges"] = tuple((int(start, 16), int(end, 16)) for start, end in op["ranges"])
+        args["ranges"] = tuple((address(start), address(end)) for start, end in op["ranges"])
         if not args["ranges"]:
             raise ValueError("insert_bulk of nothing")
     elif word == "find":
@@ -166,7 +167,7 @@ def _strategy(op: Mapping[str, Any], *, coalesce: bool) -> dict[str, Any]:
         if coalesce:
             raise ValueError("a colour, which is an object's, in a case whose mappings have none")
     if "offset" in op:
-        args["offset"] = int(op["offset"], 16)
+        args["offset"] = address(op["offset"])
     return args
 
 

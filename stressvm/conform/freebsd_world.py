@@ -53,11 +53,15 @@ class World:
         self.k = k
         self.program = program
         self.map = freebsd.setup(
-            k, program.pages, version=personality.version, kind=program.map, search=personality.search
+            k,
+            program.pages,
+            version=personality.version,
+            kind=program.map,
+            search=personality.search,
+            memory=self.memory(),
         )
         self.low = self.map.min_offset
-        bad = [self.low + page * PAGE for page in program.bad_pages]
-        self.map.fault = freebsd.LookupFault(bad) if program.fault == "lookup" else freebsd.Fault(bad)
+        self.map.fault = self.fault([self.low + page * PAGE for page in program.bad_pages])
         for start, length, prot in program.initial:
             self.map.insert(None, 0, *self.range(start, length), prot, program.max_prot)
         self.tasks = [Task() for _ in program.threads]
@@ -65,6 +69,14 @@ class World:
             k.spawn(self.prepare, name="setup")
         else:
             self.spawn()
+
+    def memory(self) -> freebsd.Memory | None:
+        """What is under the map: nothing."""
+        return None
+
+    def fault(self, bad: list[int]) -> freebsd.Fault:
+        """What a fault does, and at which addresses it fails."""
+        return freebsd.LookupFault(bad) if self.program.fault == "lookup" else freebsd.Fault(bad)
 
     def spawn(self) -> None:
         """Start the program's threads."""

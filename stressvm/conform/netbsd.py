@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stressvm.conform.answers import Answer, canonical, compare, in_words, surroundings
 from stressvm.conform.lone import LoneThread
+from stressvm.conform.records import address
 from stressvm.conform.tally import Differs
 from stressvm.kernel.errors import Panic, UsageError
 from stressvm.vm import netbsd
@@ -95,8 +96,8 @@ def parse(record: Record) -> Case:
         final["entries"] = [[canonical(start), canonical(end)] for start, end in fields["entries"]]
         return Case(
             name=str(fields["case"]),
-            low=int(fields["min"], 16),
-            high=int(fields["max"], 16),
+            low=address(fields["min"]),
+            high=address(fields["max"]),
             topdown=bool(fields["topdown"]),
             merge=bool(fields["merge"]),
             operations=tuple(_operation(*operation) for operation in fields["ops"]),
@@ -112,7 +113,7 @@ def _operation(word: str, args: Arguments, answer: Answer) -> Operation:
     if word not in OPERATIONS:
         raise ValueError(f"the operation {word!r} is not known, only {', '.join(OPERATIONS)} are")
     numbers, others, results = OPERATIONS[word]
-    taken: dict[str, Any] = {name: int(args[name], 16) for name in numbers}
+    taken: dict[str, Any] = {name: address(args[name]) for name in numbers}
     taken |= {name: args[name] for name in others}
     if word == "map":
         taken["adv"] = args.get("adv", netbsd.UVM_ADV_RANDOM)

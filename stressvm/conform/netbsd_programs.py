@@ -122,7 +122,7 @@ class Program:
 
 def is_program(fields: Mapping[str, Any]) -> bool:
     """Is that line one of these?"""
-    return fields.get("system") in SYSTEMS and "threads" in fields
+    return str(fields.get("system")) in SYSTEMS and "threads" in fields
 
 
 def parse(record: Record) -> Program:
@@ -141,7 +141,7 @@ def parse(record: Record) -> Program:
             initial=tuple((start, length) for start, length in fields["init"]),
             threads=tuple(tuple(_operation(*op) for op in ops) for ops in fields["threads"]),
             timers=Timers(fields["mode"]),
-            lost_wakeup=fields["lost_wakeup"],
+            lost_wakeup=_yes_or_no("lost_wakeup", fields["lost_wakeup"]),
             outcomes=frozenset(text({name: outcome[name] for name in OUTCOME}) for outcome in fields["outcomes"]),
         )
         _validate(program)
@@ -154,8 +154,16 @@ def parse(record: Record) -> Program:
     return program
 
 
+def _yes_or_no(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
 def _validate(program: Program) -> None:
     """Everything that running it relies on."""
+    if not program.threads:
+        raise ValueError("there must be a thread")
     end = 0
     for start, length in sorted(program.initial):
         if not end <= start < start + length <= program.pages:

@@ -69,3 +69,15 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise UsageError(f"{path}: line {number}: a JSON object is needed, not {line.strip()[:40]!r}")
     return fields
+
+
+def address(text: str) -> int:
+    """An address or a length as the files write it: hexadecimal, 64 bits without sign.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = int(text, 16)
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{text!r} is no number of 64 bits without sign")
+    return value

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stressvm import Kernel
 from tests.manual import FACES, Disagreement, calls, disagreements
 from tests.support import every, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stressvm import Kernel
 
 BROKEN = disagreements()
 

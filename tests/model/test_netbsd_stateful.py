@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from stressvm.vm import netbsd
 from tests.model.netbsd_machine import NetBSDMachine, ScarceMachine, World, raw
+from tests.model.netbsd_rights_machine import NetBSDRightsMachine
+from tests.model.netbsd_rights_machine import World as RightsWorld
 
 if TYPE_CHECKING:
     from stressvm.stateful import Execution
@@ -19,6 +22,8 @@ TestNetBSD = NetBSDMachine.TestCase
 TestNetBSD.settings = PROGRAMS
 TestScarce = ScarceMachine.TestCase
 TestScarce.settings = PROGRAMS
+TestRights = NetBSDRightsMachine.TestCase
+TestRights.settings = PROGRAMS
 
 
 def test_the_programs_do_what_they_are_for() -> None:
@@ -46,3 +51,38 @@ def test_the_programs_do_what_they_are_for() -> None:
     assert seen["try-lock-failed"], "no lock is held when somebody tries it"
     assert seen["held"] > seen["moved"], "nobody finds the map busy"
     assert seen["submaps"]
+
+
+def test_the_programs_wire_protect_and_extract_with_and_without_success() -> None:
+    """Each call comes to everything that it can come to; threads sleep for busy maps, and meet them with a try."""
+    seen: Counter[str] = Counter()
+
+    class Counting(NetBSDRightsMachine):
+        def after(self, execution: Execution[RightsWorld]) -> None:
+            super().after(execution)
+            for op in execution.operations():
+                result = op.result[0] if op.name.startswith(("map", "extract")) and op.result else op.result
+                seen[f"{op.name} {'something' if isinstance(result, list) else result}"] += 1
+                seen.update(o.kind for _, (_, o, _) in execution.steps_of(op))
+            seen["moved"] += execution.world.maps[1].ghost.forgotten if execution.program.world["version"] == "6" else 0
+
+    run_state_machine_as_test(Counting, settings=settings(PROGRAMS, max_examples=200))
+    outcomes = {
+        "map": (0, netbsd.ENOMEM, netbsd.EAGAIN),
+        "protect": (0, netbsd.EACCES, netbsd.ENOMEM),
+        "inherit": (0, netbsd.EINVAL),
+        "wire": (0, netbsd.EFAULT, netbsd.EINVAL, netbsd.ENOMEM),
+        "unwire": (0, netbsd.EFAULT, netbsd.EINVAL),
+        "pageable_all": (0, netbsd.ENOMEM),
+        "extract": (0, netbsd.ENOMEM, netbsd.EINVAL, netbsd.EIO),
+        "extract_reserved": (0, netbsd.EIO),
+        "reserve": ("something", None),
+        "replace": (True,),
+        "look": (True, False),
+    }
+    missing = [f"{name} {one}" for name, results in outcomes.items() for one in results if not seen[f"{name} {one}"]]
+    print(sorted(seen.items()))
+    assert not missing, missing
+    assert seen["sleep"], "nobody waits for a busy map"
+    assert seen["moved"], "nothing is moved"
+    assert seen["try-lock-failed"], "no lock is held when somebody tries it"

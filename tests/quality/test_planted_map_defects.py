@@ -22,6 +22,7 @@ from stressvm.vm.skiplist import EntryList
 from tests.model.freebsd_machine import FreeBSDMachine
 from tests.model.freebsd_rights_machine import FreeBSDRightsMachine
 from tests.model.netbsd_machine import IntrsafeMachine, NetBSDMachine, ScarceMachine
+from tests.model.netbsd_rights_machine import NetBSDRightsMachine, first_free_repaired
 
 if TYPE_CHECKING:
     from stressvm import Kernel
@@ -252,6 +253,70 @@ def test_netbsd_a_timestamp_that_does_not_move_loses_wakeups() -> None:
     assert kind(find(Machine)) == "lost-wakeup"
 
 
+# ---------------------------------------------------------------- NetBSD's rights and wirings
+
+
+class BusyKeepsNobodyOut(netbsd.VmMapLock):
+    """A map may be marked busy, and anybody locks it all the same."""
+
+    def busy_by_other(self) -> bool:
+        return False
+
+
+class Unwatched(Unproven):
+    """A map whose invariants nobody asks for, not even when it is locked."""
+
+    def acquired(self) -> None:
+        """Nothing."""
+
+
+class NeverClipsTheEnd(netbsd.VmMap):
+    """What is done to a range is done to all of its last entry."""
+
+    def clip_end(self, entry: netbsd.MapEntry, addr: int) -> None:
+        """Nothing."""
+
+
+class WiresAcrossHoles(netbsd.VmMap):
+    """Nobody looks whether there is a hole between two entries."""
+
+    def hole_after(self, entry: netbsd.MapEntry, end: int) -> bool:  # noqa: ARG002 - that is the defect
+        return False
+
+
+def test_netbsd_a_busy_mark_that_keeps_nobody_out_breaks_an_invariant() -> None:
+    class Machine(NetBSDRightsMachine):
+        map_class = with_lock(BusyKeepsNobodyOut, first_free_repaired(netbsd.VmMap))
+
+    found = find(Machine)
+    assert kind(found) == "invariant"
+    assert "G13 busy" in str(found)
+
+
+def test_netbsd_a_busy_mark_that_keeps_nobody_out_makes_wiring_go_wrong() -> None:
+    class Machine(NetBSDRightsMachine):
+        map_class = with_lock(BusyKeepsNobodyOut, first_free_repaired(Unwatched))
+
+    # The map is stale, or an entry has gone, or its pages are wired and its count says otherwise.
+    assert kind(find(Machine)) in ("assertion", "exception", "invariant", "panic")
+
+
+@pytest.mark.parametrize(
+    ("planted", "names", "what"),
+    [
+        (NeverClipsTheEnd, ("protect",), ""),
+        (WiresAcrossHoles, ("unmap", "wire"), "wire("),
+        (WiresAcrossHoles, ("extract",), "extract("),
+    ],
+)
+def test_netbsd_what_a_call_does_to_its_range_is_seen_by_the_model(
+    planted: type[netbsd.VmMap], names: tuple[str, ...], what: str
+) -> None:
+    found = find(only(NetBSDRightsMachine, *names, map_class=first_free_repaired(planted)))
+    assert kind(found) == "assertion"
+    assert what in str(found)
+
+
 # ---------------------------------------------------------------- FreeBSD's lock, lookup and wiring
 
 
@@ -346,6 +411,7 @@ def test_freebsd_a_broken_promise_about_entries_in_transition(
         only(Wiring, "fault", "remove", "insert"),
         only(Wiring, "wire", "inherit", "remove"),
         only(FreeBSDMachine, "alloc", "free"),
+        only(NetBSDRightsMachine, "protect", "unmap", "wire", "extract"),
     ],
 )
 def test_without_a_defect_the_same_programs_run_into_nothing(machine: type[KernelMachine[Any]]) -> None:
@@ -358,6 +424,17 @@ def test_without_a_defect_the_same_programs_run_into_nothing(machine: type[Kerne
 def test_netbsd_52_loses_wakeups_on_interrupt_safe_maps() -> None:
     """No defect of ours: see the scenario netbsd5_intrsafe_waiters."""
     assert kind(find(IntrsafeMachine)) == "lost-wakeup"
+
+
+def test_netbsd_replaces_a_range_and_leaves_a_gap_before_first_free() -> None:
+    """What the programs of NetBSDRightsMachine leave out."""
+
+    class Machine(NetBSDRightsMachine):
+        map_class = netbsd.VmMap
+
+    found = find(Machine)
+    assert kind(found) == "invariant"
+    assert "G6 first_free" in str(found)
 
 
 def test_freebsd_13_sleeps_beside_a_gap_that_its_search_does_not_see() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from stressvm import Kernel
+from typing import TYPE_CHECKING
+
 from stressvm.vm import freebsd
 from tests.support import every, kinds
+
+if TYPE_CHECKING:
+    from stressvm import Kernel
 
 PAGE = freebsd.PAGE_SIZE
 TOP = (1 << 64) - PAGE

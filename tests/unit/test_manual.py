@@ -18,7 +18,7 @@ def test_the_pages_are_those_made_from_the_docstrings() -> None:
 @pytest.mark.parametrize("face", FACES)
 def test_every_page_says_what_a_caller_must_know(face: str) -> None:
     for name, call in calls(FACES[face]).items():
-        doc = call.__doc__ or ""
+        doc = " ".join((call.__doc__ or "").split())
         assert "Locks: " in doc, f"{name} does not say which locks are held on entry and exit"
         assert "Sleeps: " in doc, f"{name} does not say whether it sleeps"
         returns = str(call.__annotations__.get("return"))

@@ -99,6 +99,7 @@ from stressvm.vm.freebsd.flags import (
     VMFS_NO_SPACE,
     VMFS_OPTIMAL_SPACE,
     VMFS_SUPER_SPACE,
+    Options,
     off_to_idx,
     round_page,
     trunc_page,
@@ -147,7 +148,21 @@ from stressvm.vm.freebsd.versions import (
     VmMap13,
     VmMap2013,
 )
-from stressvm.vm.freebsd.vm_fault import Fault, LookupFault
+from stressvm.vm.freebsd.vm_access import (
+    vm_fault,
+    vmspace_access,
+)
+from stressvm.vm.freebsd.vm_fault_copy import (
+    vm_fault_copy_entry,
+)
+from stressvm.vm.freebsd.vm_fault_hold import (
+    VmFault,
+    VmFault2013,
+)
+from stressvm.vm.freebsd.vm_fault_state import (
+    FaultState,
+)
+from stressvm.vm.freebsd.vm_fault_stub import Fault, LookupFault
 from stressvm.vm.freebsd.vm_kern import (
     kmap_alloc_wait,
     kmap_free_wakeup,
@@ -159,6 +174,18 @@ from stressvm.vm.freebsd.vm_kernel_map import (
     KernelMap13,
     KernelMap2013,
     kernel_map,
+)
+from stressvm.vm.freebsd.vm_kmem import (
+    Kmem,
+    Kmem13,
+    Kmem2013,
+    kmem_back,
+    kmem_free,
+    kmem_init,
+    kmem_malloc,
+    kmem_unback,
+    kva_alloc,
+    kva_free,
 )
 from stressvm.vm.freebsd.vm_map import (
     VmMap,
@@ -178,13 +205,40 @@ from stressvm.vm.freebsd.vm_map_stack import (
     Limits,
 )
 from stressvm.vm.freebsd.vm_map_wire import Pass
+from stressvm.vm.freebsd.vm_memory import (
+    Memory,
+)
 from stressvm.vm.freebsd.vm_object import (
     Ucred,
     VmObject,
     ucred,
     vm_object_shadow,
 )
+from stressvm.vm.freebsd.vm_object_pages import (
+    ObjectPages,
+    Pager,
+    vm_object_unwire,
+)
 from stressvm.vm.freebsd.vm_user_wire import UserWireCount, user_wire_count
+from stressvm.vm.freebsd.vmem import (
+    vmem_alloc,
+    vmem_free,
+    vmem_size,
+    vmem_start_callout,
+    vmem_xalloc,
+    vmem_xfree,
+)
+from stressvm.vm.freebsd.vmem_arena import (
+    ENOMEM,
+    M_BESTFIT,
+    M_EXEC,
+    M_FIRSTFIT,
+    M_NOWAIT,
+    M_USE_RESERVE,
+    M_WAITOK,
+    M_ZERO,
+    Vmem,
+)
 from stressvm.vm.freebsd.vmspace import (
     Fork,
     Fork2013,
@@ -196,6 +250,7 @@ from stressvm.vm.freebsd.vmspace import (
 )
 
 __all__ = [
+    "ENOMEM",
     "INVARIANTS",
     "KERN_FAILURE",
     "KERN_INVALID_ADDRESS",
@@ -252,6 +307,13 @@ __all__ = [
     "MAP_WIREFUTURE",
     "MAP_WRITECOUNT",
     "MAP_WXORX",
+    "M_BESTFIT",
+    "M_EXEC",
+    "M_FIRSTFIT",
+    "M_NOWAIT",
+    "M_USE_RESERVE",
+    "M_WAITOK",
+    "M_ZERO",
     "NBPDR",
     "PAGESIZES",
     "PAGE_SHIFT",
@@ -284,6 +346,7 @@ __all__ = [
     "ExecArgs",
     "ExecArgsKva",
     "Fault",
+    "FaultState",
     "FirstFit",
     "Fork",
     "Fork2013",
@@ -291,9 +354,16 @@ __all__ = [
     "KernelMap",
     "KernelMap13",
     "KernelMap2013",
+    "Kmem",
+    "Kmem13",
+    "Kmem2013",
     "Limits",
     "LookupFault",
     "MapKind",
+    "Memory",
+    "ObjectPages",
+    "Options",
+    "Pager",
     "Pass",
     "Request",
     "Search",
@@ -303,11 +373,14 @@ __all__ = [
     "Ucred",
     "UserMapLock",
     "UserWireCount",
+    "VmFault",
+    "VmFault2013",
     "VmMap",
     "VmMap13",
     "VmMap2013",
     "VmMapEntry",
     "VmObject",
+    "Vmem",
     "Vmspace",
     "audit",
     "exec_alloc_args_kva",
@@ -318,7 +391,14 @@ __all__ = [
     "kernel_map",
     "kmap_alloc_wait",
     "kmap_free_wakeup",
+    "kmem_back",
+    "kmem_free",
+    "kmem_init",
+    "kmem_malloc",
     "kmem_suballoc",
+    "kmem_unback",
+    "kva_alloc",
+    "kva_free",
     "off_to_idx",
     "pmap_align_superpage",
     "round_page",
@@ -327,6 +407,8 @@ __all__ = [
     "trunc_page",
     "ucred",
     "user_wire_count",
+    "vm_fault",
+    "vm_fault_copy_entry",
     "vm_map_delete",
     "vm_map_find",
     "vm_map_find_aligned",
@@ -349,6 +431,14 @@ __all__ = [
     "vm_maps",
     "vm_object_hold",
     "vm_object_shadow",
+    "vm_object_unwire",
+    "vmem_alloc",
+    "vmem_free",
+    "vmem_size",
+    "vmem_start_callout",
+    "vmem_xalloc",
+    "vmem_xfree",
+    "vmspace_access",
     "vmspace_alloc",
     "vmspace_fork",
     "vmspace_free",

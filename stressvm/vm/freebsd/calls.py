@@ -17,9 +17,10 @@ from stressvm.vm.freebsd.vm_map_find import Find13, Request
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
-    from stressvm.vm.freebsd.vm_fault import Fault
+    from stressvm.vm.freebsd.vm_fault_stub import Fault
     from stressvm.vm.freebsd.vm_map import VmMap
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+    from stressvm.vm.freebsd.vm_memory import Memory
     from stressvm.vm.freebsd.vm_object import VmObject
 
 
@@ -29,7 +30,7 @@ def vm_map_findspace(vm_map: VmMap, start: int, length: int) -> int | None:
     Nothing is rounded or aligned. A map of version 13 with the search SPLAY may say None although there is room. It
     never grows the kernel's map, though vm_map_findspace(9) says that it may: insertion does.
 
-    Locks: the write lock throughout, which version 2013 does not check. Sleeps: no.
+    Locks: the write lock throughout, which version 2013 does not check. Sleeps: no. Returns: the address, or None.
 
     Source: sys/vm/vm_map.c, vm_map_findspace.
     """
@@ -50,7 +51,22 @@ def vm_map_insert(
 ) -> int:
     """Map [start, end) to an object, or to nothing yet. A mapping without object extends the one before it, if alike.
 
-    Locks: the write lock throughout. Sleeps: no. Returns: KERN_*, see `VmMap.insert`.
+    Locks: the write lock throughout. Sleeps: no. Panics on `prot` beyond `max_prot`, and on MAP_NOFAULT with an object.
+
+    Args:
+        vm_map: where.
+        obj: what is mapped; its reference is the entry's if that succeeds. None: anonymous memory.
+        offset: from which byte of the object on.
+        start: where the range begins, in bytes.
+        end: where it ends.
+        prot: VM_PROT_*.
+        max_prot: the most that it may become.
+        cow: MAP_*.
+
+    Returns:
+        KERN_SUCCESS; KERN_INVALID_ADDRESS for an empty range or one outside the map; KERN_PROTECTION_FAILURE for one
+        writable and executable where that is forbidden; KERN_NO_SPACE if something is there; KERN_INVALID_ARGUMENT for
+        a guard with an object or rights; KERN_RESOURCE_SHORTAGE for no swap. After an error nothing is changed.
 
     Source: sys/vm/vm_map.c, vm_map_insert.
     """
@@ -320,7 +336,7 @@ async def vm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, VmMapEntr
     A reader tries to become the writer for a moment, to rearrange the tree; the timestamp does not move, and if it
     fails the tree stays as it is. What needs no rearranging, the root, is found without that.
 
-    Locks: the lock, held for writing or reading. Sleeps: no.
+    Locks: the lock, held for writing or reading. Sleeps: no. Returns: whether it is mapped, and the entry.
 
     Source: sys/vm/vm_map.c, vm_map_lookup_entry.
     """
@@ -338,6 +354,8 @@ def setup(
     min_offset: int = 0x1_0000_0000,
     cls: type[VmMap] | None = None,
     fault: Fault | None = None,
+    memory: Memory | None = None,
+    options: F.Options = F.Options.INVARIANTS,
 ) -> VmMap:
     """While the world is built: a map of its own, empty.
 
@@ -350,7 +368,9 @@ def setup(
         name: as reports show it.
         min_offset: its lowest address.
         cls: the map's class, in place of a version; a subclass plants a defect.
-        fault: what page faults do; nothing, if not given.
+        fault: what page faults do. If not given: nothing, or with memory all that they do.
+        memory: pages and a pmap for it; without, addresses are all there is.
+        options: what its kernel is built with.
     """
     if pages < 1:
         raise UsageError(f"a map of {pages} pages: it needs at least one")
@@ -358,7 +378,8 @@ def setup(
         if version not in VERSIONS:
             raise UsageError(f"version={version!r}: FreeBSD {' and '.join(VERSIONS)} are modelled")
         cls = VERSIONS[version]
-    return cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, kind=kind, name=name, search=search, fault=fault)
+    end = min_offset + pages * F.PAGE_SIZE
+    return cls(k, min_offset, end, kind=kind, name=name, search=search, fault=fault, memory=memory, options=options)
 
 
 def exec_map(
@@ -390,7 +411,14 @@ def exec_map(
         raise UsageError(f"exec_map(pages={pages}): {parent.name} has no room for so many")
     parent.insert(None, 0, start, start + size, F.VM_PROT_ALL, F.VM_PROT_ALL, F.MAP_ACC_NO_CHARGE)
     made = (cls or VERSIONS[parent.version])(
-        k, start, start + size, kind=MapKind.SUBMAP, name=name, search=search, flags=parent.submap_flags()
+        k,
+        start,
+        start + size,
+        kind=MapKind.SUBMAP,
+        name=name,
+        search=search,
+        flags=parent.submap_flags(),
+        memory=parent.memory,
     )
     parent.submap_locked(start, start + size, made)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 PAGE_SHIFT: Final = 12
@@ -124,3 +125,14 @@ def trunc_page(size: int) -> int:
 def off_to_idx(offset: int) -> int:
     """The number of the page at an offset."""
     return offset >> PAGE_SHIFT
+
+
+class Options(enum.Flag):
+    """What a kernel is built with, as far as it changes what its maps do. Each map has its own.
+
+    INVARIANTS: KASSERT panics. Without it the kernel goes on with what it has. (Where it could not go on in any way that
+    means something, with a lookup that has failed, say, or without the lock, it panics always.)
+    """
+
+    NONE = 0
+    INVARIANTS = enum.auto()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from stressvm.vm.freebsd.vm_map_core import MapCore
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+    from stressvm.vm.pmap import PhysPage, Translation
+
+#: With so many translations or fewer, each is held against its entry.
+TRANSLATIONS_MAX: Final = 256
 
 
 def structure(vm_map: MapCore) -> str | None:
@@ -52,7 +56,7 @@ def rights(vm_map: MapCore) -> str | None:
         if entry.eflags & F.MAP_ENTRY_USER_WIRED:
             if entry.wired_count < 1:
                 return f"{entry!r} is wired by the user, but wired {entry.wired_count} times"
-            if entry.eflags & F.MAP_ENTRY_NEEDS_COPY and entry.protection & F.VM_PROT_WRITE:
+            if vm_map.fault.copies and entry.eflags & F.MAP_ENTRY_NEEDS_COPY and entry.protection & F.VM_PROT_WRITE:
                 return f"{entry!r} is wired and writable, but still needs to be copied"
     return None
 
@@ -95,6 +99,70 @@ def merged(vm_map: MapCore) -> str | None:
     return None
 
 
+def translations(vm_map: MapCore) -> str | None:
+    """G15: every translation lies in an entry that allows as much, to write only what need not be copied for that.
+
+    For a map with memory, as long as its pmap is small. What belongs to a submap is that one's affair.
+    """
+    pmap = vm_map.pmap
+    if pmap is None or pmap.resident_count > TRANSLATIONS_MAX:
+        return None
+    for found in pmap.translations(*vm_map.bounds):
+        known, entry = vm_map.entries.lookup(found.va)
+        if not known or entry is None or found.va + found.size > entry.end:
+            return f"{pmap.name} maps {found.va:#x} to {found.pa:#x}, which is in no entry"
+        if wrong := _exceeds(found, entry):
+            return f"{pmap.name} maps {found.va:#x} to {found.pa:#x} {wrong}, of {entry!r} with protection {entry.protection}"
+    return None
+
+
+def pages(vm_map: MapCore) -> str | None:
+    """G15: what a translation leads to is the page that its entry maps, of the object or of one that it shadows.
+
+    For a map with memory, as long as its pmap is small; of entries with objects. Which of the objects in a chain it should
+    be is not asked: while a page is being copied, it may be either.
+    """
+    pmap = vm_map.pmap
+    if pmap is None or pmap.resident_count > TRANSLATIONS_MAX:
+        return None
+    for found in pmap.translations(*vm_map.bounds):
+        known, entry = vm_map.entries.lookup(found.va)
+        if not known or entry is None or entry.object is None:
+            continue
+        for va in range(found.va, found.va + found.size, F.PAGE_SIZE):
+            page = pmap.machine.md(found.pa + va - found.va).page
+            if not _maps(entry, va, page):
+                return f"{pmap.name} maps {va:#x} to {page!r}, which is not what {entry!r} maps there"
+    return None
+
+
+def _maps(entry: VmMapEntry, va: int, page: PhysPage) -> bool:
+    pindex = F.off_to_idx(va - entry.start + entry.offset)
+    obj = entry.object
+    while obj is not None:
+        if obj.store is not None and obj.store.pages.lookup(pindex) is page:
+            return True
+        pindex += F.off_to_idx(obj.backing_object_offset)
+        obj = obj.backing_object
+    return False
+
+
+def _exceeds(found: Translation, entry: VmMapEntry) -> str | None:
+    """Every translation can be read; so only no rights at all are less than that."""
+    if entry.sub_map is not None:
+        return None
+    if not entry.protection:
+        return "although nothing is allowed"
+    if found.prot & F.VM_PROT_WRITE:
+        if not entry.protection & F.VM_PROT_WRITE:
+            return "for writing"
+        if entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
+            return "for writing, though it needs to be copied for that"
+    if found.prot & ~entry.protection & F.VM_PROT_EXECUTE:
+        return "for executing"
+    return None
+
+
 def _holds(entry: VmMapEntry) -> bool:
     return entry.object is not None or entry.sub_map is not None or entry.cred is not None
 
@@ -112,5 +180,7 @@ INVARIANTS: Final[dict[str, Callable[[MapCore], str | None]]] = {
     "G7 transition": transition,
     "G8 flags": flags,
     "G9 merged": merged,
+    "G15 translations": translations,
+    "G15 pages": pages,
     "G19 references": references,
 }

@@ -125,6 +125,9 @@ async def exec_alloc_args_kva(pool: ExecArgs, cpu: int = 0) -> ExecArgsKva:
         pool: the ranges.
         cpu: which CPU the thread is on.
 
+    Returns:
+        A range, which exec_free_args_kva takes back.
+
     Source: sys/kern/kern_exec.c, exec_alloc_args_kva.
     """
     argkva = await pool.from_slot(cpu)

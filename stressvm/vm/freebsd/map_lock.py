@@ -18,7 +18,7 @@ from stressvm.kernel.sleepq import SleepQueue
 from stressvm.kernel.sx import Sx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.object import Interlock
@@ -54,6 +54,9 @@ class _MapLock:
         self.busy_count = 0
         self.busy_wakeup = False
         self.busy_channel = SleepQueue(k, f"{name}.busy")
+        #: Awaited after every release of a user map's lock by unlocking, if there is memory: pages of what was let go of
+        #: are freed.
+        self.settle: Callable[[], Awaitable[None]] | None = None
 
     async def _release(self) -> None:
         """Release a write hold."""
@@ -259,6 +262,8 @@ class UserMapLock(_MapLock):
         """vm_map_unlock: release a write hold; then what the thread unmapped is let go of. Locks: held for writing."""
         await super().unlock()
         self.released()
+        if self.settle is not None:
+            await self.settle()
 
     async def trylock(self) -> bool:
         """vm_map_trylock: the timestamp moves only if it succeeds. Sleeps: no."""
@@ -281,6 +286,8 @@ class UserMapLock(_MapLock):
             raise self.k.panic(f"vm_map_unlock_read: {self.name} is locked for writing")
         await self.sx.unlock()
         self.released()
+        if self.settle is not None:
+            await self.settle()
 
     async def lock_upgrade(self) -> bool:
         """vm_map_lock_upgrade: from reading to writing; False means that the caller holds *nothing* any more.

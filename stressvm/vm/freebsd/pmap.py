@@ -15,6 +15,7 @@ def pmap_align_superpage(obj: VmObject | None, offset: int, addr: int, size: int
 
     It need not be a multiple of 2 MiB, but is as far from one as the object's offset, colour included. If the mapping
     cannot hold a whole superpage of the object, `addr` is returned as it is. Addresses wrap. Locks: none. Sleeps: no.
+    Returns: that address.
 
     Source: sys/amd64/amd64/pmap.c, pmap_align_superpage.
     """

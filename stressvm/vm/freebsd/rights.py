@@ -58,6 +58,10 @@ async def vm_map_inherit(vm_map: VmMap, start: int, end: int, new_inheritance: i
 async def vm_map_wire(vm_map: VmMap, start: int, end: int, flags: int) -> int:
     """Fault in a range and keep it in memory.
 
+    The range is cut to the map, and not rounded to pages: that is the caller's business, as mlock(2) does it. As it
+    shipped it may forget an entry, which stays in transition for ever, if it has to give up while others cut and unmap
+    its entries: the scenario freebsd13_wire_in_transition_for_ever shows it, and here it is a violation of G7.
+
     Locks: none on entry and exit; during the faults the map is busy and not locked. Sleeps: for the lock, for entries
     in transition, and as the faults do.
 
@@ -135,7 +139,9 @@ async def vm_map_lookup_locked(vm_map: VmMap, vaddr: int, fault_type: int) -> tu
 
 
 async def vm_map_lookup_done(found: Found) -> None:
-    """Give back the lock that vm_map_lookup has left held. Sleeps: no.
+    """Give back the lock that vm_map_lookup has left held.
+
+    Locks: the read lock of `found.vm_map` on entry, none on exit. Sleeps: no.
 
     Source: sys/vm/vm_map.c, vm_map_lookup_done.
     """

@@ -23,8 +23,9 @@ from stressvm.vm.freebsd.vm_map_wire import Wiring13, Wiring2013
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
-    from stressvm.vm.freebsd.vm_fault import Fault
+    from stressvm.vm.freebsd.vm_fault_stub import Fault
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+    from stressvm.vm.freebsd.vm_memory import Memory
 
 _STACK = F.MAP_STACK_GROWS_DOWN | F.MAP_STACK_GROWS_UP
 _FLAGS_13 = F.MAP_ASLR | F.MAP_ASLR_IGNSTART | F.MAP_WXORX
@@ -49,12 +50,29 @@ class VmMap2013(Find2013, Stacks2013, Submaps2013, Protection2013, Wiring2013, V
         search: Search = Search.FIRST_FIT,
         flags: int = 0,
         fault: Fault | None = None,
+        memory: Memory | None = None,
+        options: F.Options = F.Options.INVARIANTS,
     ) -> None:
         if search is not Search.FIRST_FIT:
             raise UsageError("search=SPLAY: only version 13 misses the gap after the last entry; 2013 always finds it")
         if flags & _FLAGS_13:
             raise UsageError(f"flags={flags:#x}: MAP_WXORX and MAP_ASLR came with version 13")
-        super().__init__(k, min_offset, max_offset, kind=kind, name=name, search=search, flags=flags, fault=fault)
+        super().__init__(
+            k,
+            min_offset,
+            max_offset,
+            kind=kind,
+            name=name,
+            search=search,
+            flags=flags,
+            fault=fault,
+            memory=memory,
+            options=options,
+        )
+
+    def may_be_mapped(self, entry: VmMapEntry) -> bool:  # noqa: ARG002 - nobody asks
+        """There may always be some."""
+        return True
 
     def may_extend(self, prev: VmMapEntry, eflags: int, cow: int) -> bool:
         """Equal flags, no stack, not wired."""
@@ -95,6 +113,10 @@ class VmMap13(Find13, Stacks13, Submaps13, Protection13, Wiring13, VmMap):
     version: ClassVar[str] = "13"
     NOMERGE_MASK: ClassVar[int] = _NOMERGE | F.MAP_ENTRY_VN_EXEC
     KMAP_PROT: ClassVar[int] = F.VM_PROT_RW
+
+    def may_be_mapped(self, entry: VmMapEntry) -> bool:
+        """Not without an object; and what belongs to a submap is its affair, but may be."""
+        return entry.object is not None or entry.sub_map is not None
 
     def may_extend(self, prev: VmMapEntry, eflags: int, cow: int) -> bool:
         """Equal flags, the user's wiring apart; no stack, no text of a program."""

@@ -98,7 +98,9 @@ async def kmem_suballoc(
     result, start = await parent.find(request)
     if result:
         raise k.panic(f"kmem_suballoc: bad status return of {result}")
-    made = (cls or VERSIONS[parent.version])(k, start, start + size, kind=MapKind.SUBMAP, name=name)
+    made = (cls or VERSIONS[parent.version])(
+        k, start, start + size, kind=MapKind.SUBMAP, name=name, memory=parent.memory
+    )
     if await parent.submap(start, start + size, made):
         raise k.panic("kmem_suballoc: unable to change range to submap")
     k.progress()

@@ -2,7 +2,8 @@
 
 Page tables of the kernel are made in steps of 2 MiB, up to kernel_vm_end, which the map's mutex protects. Insertion makes
 them, after every check and before anything is changed; vm_map_findspace(9) says that the search does, but it does not. If
-there is no page for them the kernel panics.
+there is no page for them the kernel panics. With memory under the map they are the pmap's: an insertion notes how far they
+have to reach, and they are made before the map is unlocked, which nobody can tell from making them at once.
 
 An entry of the kernel's map is memory of the kernel, which is mapped by the kernel's map. So that this comes to an end,
 version 13 keeps some entries in reserve on machines without a direct map: whoever has to take one of these marks the map,
@@ -16,7 +17,7 @@ kmapent_alloc.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.vm.freebsd.map_lock import UserMapLock
+    from stressvm.vm.freebsd.vm_memory import Memory
 
 #: How many entries are kept for the worst case: one that is taken before the map is unlocked, and one for the slab.
 KMAPENT_RESERVE: Final = 2
@@ -53,6 +55,7 @@ class KernelMapLock(SystemMapLock):
         """vm_map_unlock: first, the reserve is filled up if it was dipped into."""
         self._must_be_locked("vm_map_unlock")
         self.map.replenish()
+        await self.map.grow_now()
         await super().unlock()
 
     async def unlock_read(self) -> None:
@@ -73,6 +76,8 @@ class KernelMapLock(SystemMapLock):
         """Nothing but vm_map_unlock fills the reserve up."""
         if self.map.flags & F.MAP_REPLENISH:
             raise self.k.panic(f"{call}: KASSERT: MAP_REPLENISH leaked")
+        if self.map.grow_to:
+            raise self.k.panic(f"{call}: page tables were to be made, which is left to vm_map_unlock")
 
 
 class KernelMap(VmMap):
@@ -83,13 +88,17 @@ class KernelMap(VmMap):
         page: is there a free page for a page table? Asked once for each.
         free_entries: how many entries there is memory for, or None where there is a direct map.
         per_slab, slab_size: how many entries a slab has, and how many bytes it is.
+        grow_to: with memory: up to here page tables have to be made before the map is unlocked; 0 for none.
     """
+
+    GROWS_KERNEL: ClassVar[bool] = True
 
     kernel_vm_end: int
     page: Callable[[], bool]
     free_entries: int | None = None
     per_slab: int
     slab_size: int = F.PAGE_SIZE
+    grow_to: int = 0
 
     def make_lock(self) -> SystemMapLock | UserMapLock:
         """The lock of the one map that has a reserve."""
@@ -99,8 +108,22 @@ class KernelMap(VmMap):
 
     def grow_kernel(self, end: int) -> None:
         """Have page tables up to `end`."""
-        if end > self.kernel_vm_end:
+        if end <= self.kernel_vm_end:
+            return
+        if self.pmap is None:
             self.pmap_growkernel(end)
+        elif self.k.cur < 0:
+            self.kernel_vm_end = min((end + F.NBPDR - 1) & -F.NBPDR, self.max_offset)
+            self.pmap.grown(self.kernel_vm_end)
+        else:
+            self.grow_to = max(self.grow_to, end)
+
+    async def grow_now(self) -> None:
+        """With memory: make the page tables that insertions have asked for. Locks: the map's. Panics without a page."""
+        if self.grow_to and self.pmap is not None:
+            await self.pmap.growkernel(self.grow_to)
+            self.kernel_vm_end = self.pmap.kernel_vm_end
+            self.grow_to = 0
 
     def pmap_growkernel(self, addr: int) -> None:
         """Make page tables until they reach `addr`, rounded up to 2 MiB, or the end of the map.
@@ -187,6 +210,7 @@ def kernel_map(
     per_slab: int = 30,
     name: str = "kernel_map",
     cls: type[KernelMap] | None = None,
+    memory: Memory | None = None,
 ) -> KernelMap:
     """While the world is built: the kernel's map, empty. There is one.
 
@@ -196,11 +220,12 @@ def kernel_map(
         version: "13" or "2013".
         min_offset: its lowest address.
         kernel_vm_end: up to which address there are page tables; none, if not given.
-        page: called for each page of a page table that is made: is there one?
+        page: called for each page of a page table that is made: is there one? (Not with memory, which knows.)
         entries: None for a machine with a direct map; else how many entries there is memory for, besides the reserve.
         per_slab: how many more a slab gives.
         name: as reports show it.
         cls: the map's class, in place of a version; a subclass plants a defect.
+        memory: pages, and the kernel's pmap, for it.
     """
     if "kernel_map" in k.singletons:
         raise UsageError("kernel_map(): there is a kernel map already, and there can be one only")
@@ -214,8 +239,11 @@ def kernel_map(
         raise UsageError(f"entries={entries}: version 2013 has no reserve of entries")
     if entries is not None and (entries < 0 or per_slab < KMAPENT_RESERVE):
         raise UsageError(f"entries={entries}, per_slab={per_slab}: not below 0, and a slab must fill the reserve")
-    made = cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, kind=MapKind.SYSTEM, name=name)
+    made = cls(k, min_offset, min_offset + pages * F.PAGE_SIZE, kind=MapKind.SYSTEM, name=name, memory=memory)
     made.kernel_vm_end = min_offset if kernel_vm_end is None else kernel_vm_end
+    if made.pmap is not None:
+        made.pmap.grown(made.kernel_vm_end)
+        made.pmap.kernel_map_owned = made.lock.locked
     made.page = page
     made.free_entries = None if entries is None else entries + KMAPENT_RESERVE
     made.per_slab = per_slab

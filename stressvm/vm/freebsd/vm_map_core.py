@@ -22,7 +22,7 @@ from stressvm.vm.freebsd.invariants import INVARIANTS
 from stressvm.vm.freebsd.map_lock import SystemMapLock, UserMapLock
 from stressvm.vm.freebsd.references import deferred, vm_maps
 from stressvm.vm.freebsd.splay import FirstFit, SplayTree
-from stressvm.vm.freebsd.vm_fault import Fault
+from stressvm.vm.freebsd.vm_fault_stub import Fault
 from stressvm.vm.freebsd.vm_object import VmObject
 from stressvm.vm.freebsd.vm_user_wire import user_wire_count
 from stressvm.vm.skiplist import EntryList
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
+    from stressvm.vm.freebsd.vm_memory import Memory, PhysicalMap
 
 
 class MapKind(Enum):
@@ -64,9 +65,12 @@ class MapCore:
         name: as reports show it.
         search: how it finds space.
         flags: MAP_WXORX or 0.
-        fault: what page faults do, those of wiring above all; nothing, if not given.
+        fault: what page faults do, those of wiring above all. If not given: nothing, or with memory all that they do.
+        options: what its kernel is built with.
+        memory: what is under the map: pages and a pmap. Without it addresses are all there is.
 
     Attributes:
+        pmap: its pmap, or None for a map without memory. Kernel maps share the kernel's.
         size: the sum of the lengths of all entries but guards, in bytes.
         anon_loc: where the last anonymous mapping ended, near which the next is put (see `vm_map_find`); or 0.
         needs_wakeup: somebody sleeps in kmap_alloc_wait.
@@ -79,6 +83,8 @@ class MapCore:
     NOMERGE_MASK: ClassVar[int]
     #: What kmap_alloc_wait maps with.
     KMAP_PROT: ClassVar[int]
+    #: Are the kernel's page tables made as this map is inserted into, not at boot?
+    GROWS_KERNEL: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,6 +97,8 @@ class MapCore:
         search: Search = Search.FIRST_FIT,
         flags: int = 0,
         fault: Fault | None = None,
+        options: F.Options = F.Options.INVARIANTS,
+        memory: Memory | None = None,
     ) -> None:
         if not 0 <= min_offset < max_offset <= F.VM_OFFSET_MASK:
             raise UsageError(f"a map from {min_offset:#x} to {max_offset:#x}: the second must be larger, in 64 bits")
@@ -98,7 +106,14 @@ class MapCore:
         self.name = name
         self.kind = kind
         self.flags = flags
-        self.fault = fault or Fault()
+        self.options = options
+        self.memory = memory
+        self.pmap: PhysicalMap | None = None
+        if memory is not None:
+            self.pmap = memory.pmap_of(
+                kind, name, min_offset, max_offset, version=self.version, grows=self.GROWS_KERNEL
+            )
+        self.fault = fault or (Fault() if memory is None else memory.fault)
         self.entries: EntryList[VmMapEntry] = EntryList(min_offset, max_offset)
         self.tree = (SplayTree if search is Search.SPLAY else FirstFit)(self.entries)
         self.bounds = (min_offset, max_offset)
@@ -108,6 +123,10 @@ class MapCore:
         self.needs_wakeup = False
         self.forked = False
         self.seams: set[int] = set()
+        #: What deletions have taken from objects, and nobody has freed yet: pages by object and range of indices.
+        self.dropped: list[tuple[VmObject, int, int]] = []
+        if memory is not None:
+            self.lock.settle = memory.drain
         vm_maps(k).append(self)
 
     def make_lock(self) -> SystemMapLock | UserMapLock:
@@ -131,6 +150,11 @@ class MapCore:
         start = max(start, self.min_offset)
         end = min(end, self.max_offset)
         return min(start, end), end
+
+    def kassert(self, holds: object, text: str) -> None:
+        """KASSERT: panics unless it holds, if the kernel is built with INVARIANTS."""
+        if not holds and self.options & F.Options.INVARIANTS:
+            raise self.k.panic(text)
 
     # ------------------------------------------------------------ lookup
 
@@ -230,8 +254,7 @@ class MapCore:
             if self.kind is not MapKind.SYSTEM:
                 self.entry_back(entry)
         elif entry.cred is not None and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
-            if obj.cred is not None:
-                raise self.k.panic(f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
+            self.kassert(obj.cred is None, f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
             obj.cred, obj.charge, entry.cred = entry.cred, entry.size, None
 
     def entry_back(self, entry: VmMapEntry) -> None:
@@ -341,7 +364,7 @@ class MapCore:
         """The invariants of a map that nobody is changing; a violation is a panic of kind `invariant`."""
         for name, invariant in INVARIANTS.items():
             if wrong := invariant(self):
-                raise self.k.panic(f"{self.name}: {name}: {wrong}", "invariant")
+                raise self.k.violation(self.name, name, wrong)
 
     def __repr__(self) -> str:
         """Name, version and range."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
-from stressvm.vm.freebsd.vm_map_core import MapCore, MapKind
+from stressvm.vm.freebsd.vm_map_core import MapKind
+from stressvm.vm.freebsd.vm_map_pmap import Mapped
 
 if TYPE_CHECKING:
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
 
 
-class Deletion(MapCore):
+class Deletion(Mapped):
     """A map that can be deleted from."""
 
     async def delete(self, start: int, end: int) -> int:
@@ -41,7 +42,10 @@ class Deletion(MapCore):
             after = self.entries.next_of(entry)
             if entry.end == self.anon_loc:
                 self.anon_loc = entry.start
+            start_of, end_of = entry.start, entry.end
+            await self.unmap(entry)
             self.delete_entry(entry)
+            await self.vacated(start_of, end_of)
             entry = after
         return result
 
@@ -79,6 +83,7 @@ class Deletion(MapCore):
             self.size -= entry.size
         if entry.cred is not None:
             entry.cred.swap_release(entry.size)
-        if entry.object is not None:
-            entry.object.unmapped(entry.offset, entry.size)
+        obj = entry.object
+        if obj is not None and obj.unmapped(entry.offset, entry.size):
+            self.dropped.append((obj, F.off_to_idx(entry.offset), F.off_to_idx(entry.offset + entry.size)))
         self.dispose_of(entry)

@@ -163,10 +163,11 @@ class Find2013(Finding):
         """Find, align, insert, until it is in or there is nothing: what came of it, and the last address found.
 
         An aligned address may wrap, and then the search goes on from the bottom. If it wraps a second time it will do so
-        for ever, with the map locked.
+        for ever, with the map locked. So it does if an address is refused that is free: a stack no longer than its guard.
         """
         start = request.addr
         wrapped = False
+        refused = None
         while True:
             if request.find_space != F.VMFS_NO_SPACE:
                 found = self.findspace(start, request.length)
@@ -179,6 +180,9 @@ class Find2013(Finding):
                             f"vm_map_find: {found:#x} wraps when it is aligned, again: it searches for ever"
                         )
                     wrapped = True
+                if start == refused:
+                    raise self.k.panic(f"vm_map_find: {start:#x} is free, and refused again: it searches for ever")
+                refused = start
             result = self.insert_found(request, start)
             if result != F.KERN_NO_SPACE or request.find_space in {F.VMFS_NO_SPACE, F.VMFS_ANY_SPACE}:
                 return result, start
@@ -289,8 +293,12 @@ class Find13(Finding):
     def alignspace(self, request: Request, addr: int) -> int | None:
         """vm_map_alignspace: from a free address on, the next one that is aligned and free; None for none.
 
-        It goes upwards only: align, and if that is not where the free address is, look for room from there on.
+        It goes upwards only: align, and if that is not where the free address is, look for room from there on. What is
+        free is asserted, which for no bytes at all may not hold.
         """
+        if not request.length:
+            free = self.findspace(addr, 0) == addr
+            self.kassert(free, f"vm_map_alignspace: KASSERT: {addr:#x} provided insufficient free space")
         while True:
             aligned = request.aligned(addr)
             if aligned == addr:

@@ -94,10 +94,10 @@ class Insertion(MapCore):
 
     def insert_asserts(self, obj: VmObject | None, prot: int, max_prot: int, cow: int) -> None:
         """What vm_map_insert asserts before all else."""
-        if prot & ~max_prot:
-            raise self.k.panic(f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}")
-        if obj is not None and cow & F.MAP_NOFAULT:
-            raise self.k.panic("vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object")
+        text = f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}"
+        self.kassert(not prot & ~max_prot, text)
+        text = "vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object"
+        self.kassert(obj is None or not cow & F.MAP_NOFAULT, text)
 
     def on_boundaries(self, start: int, end: int, cow: int) -> bool:
         """Are there pages of the size that the mapping is to be made of, and is the range made of whole ones?"""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.map_lock import UserMapLock
 from stressvm.vm.freebsd.vm_map_core import MapCore, MapKind
+from stressvm.vm.freebsd.vm_map_pmap import Mapped
 from stressvm.vm.freebsd.vm_object import VmObject, ucred
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Found(NamedTuple):
     wired: bool
 
 
-class Lookup(MapCore):
+class Lookup(Mapped):
     """A map that faults look into."""
 
     async def lookup_entry(self, addr: int) -> tuple[bool, VmMapEntry | None]:

@@ -75,7 +75,7 @@ class Protection(Wiring):
             return F.KERN_SUCCESS, False
         if error := self.clip_start(first, start):
             return error, False
-        return self.set_rights(first, end, rights), False
+        return await self.set_rights(first, end, rights), False
 
     def forbidden(self, rights: Rights) -> bool:
         """May nothing be both writable and executable here, and is that asked for?"""
@@ -113,7 +113,7 @@ class Protection(Wiring):
             entry = self.entries.next_of(entry)
         return last
 
-    def set_rights(self, first: VmMapEntry, end: int, rights: Rights) -> int:
+    async def set_rights(self, first: VmMapEntry, end: int, rights: Rights) -> int:
         """Charge for what becomes writable, then change the entries; if the charge fails, only merge.
 
         Returns:
@@ -128,7 +128,9 @@ class Protection(Wiring):
                 self.short_of_swap(first, entry.end)
                 return F.KERN_RESOURCE_SHORTAGE
             entry = self.entries.next_of(entry)
+        lost = await self.prepare_pages(first, end, rights.of)
         self.change(first, end, lambda entry: self.set_entry(entry, rights))
+        await self.take_rights(lost)
         return F.KERN_SUCCESS
 
     def short_of_swap(self, first: VmMapEntry, end: int) -> None:

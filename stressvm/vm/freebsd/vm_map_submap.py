@@ -27,6 +27,10 @@ class Submaps(MapCore):
 
     def submap_locked(self, start: int, end: int, submap: MapCore) -> int:
         """Leave [start, end), cut to the map, to a submap. Locks: the write lock. Returns: as vm_map_submap."""
+        if submap is self or any(entry.sub_map is not None for entry in submap.entries):
+            raise UsageError(
+                f"vm_map_submap({self.name}, {submap.name}): a submap can be no map that has submaps, or itself"
+            )
         start, end = self.range_check(start, end)
         error, entry = self.cut_out(start, end)
         if error or entry is None:
@@ -74,8 +78,8 @@ class Submaps13(Submaps):
 
     def back(self, entry: VmMapEntry) -> None:
         """A range that was left to a submap is not clipped."""
-        if entry.eflags & F.MAP_ENTRY_IS_SUB_MAP:
-            raise self.k.panic(f"vm_map_entry_clone: KASSERT: {entry!r} belongs to a submap")
+        in_submap = entry.eflags & F.MAP_ENTRY_IS_SUB_MAP
+        self.kassert(not in_submap, f"vm_map_entry_clone: KASSERT: {entry!r} belongs to a submap")
         super().back(entry)
 
     async def submap(self, start: int, end: int, submap: MapCore) -> int:

@@ -107,7 +107,7 @@ class Wiring(Lookup):
             if progress.stopped():
                 break
             entry = self.entries.next_of(entry)
-        return progress.result, self.wired(progress, flags)
+        return progress.result, await self.wired(progress, flags)
 
     def first_of(self, progress: Pass) -> VmMapEntry | None:
         """The first entry of the range; without one at its start, and no holes allowed, nothing is done."""
@@ -162,8 +162,8 @@ class Wiring(Lookup):
         if error:
             progress.stop(error, entry.start)
             return False
-        if entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0:
-            raise self.k.panic(f"vm_map_wire: KASSERT: owned map entry {entry!r}")
+        owned = entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0
+        self.kassert(not owned, f"vm_map_wire: KASSERT: owned map entry {entry!r}")
         entry.eflags |= F.MAP_ENTRY_IN_TRANSITION
         entry.wiring_thread = self.k.cur
         return True
@@ -188,6 +188,7 @@ class Wiring(Lookup):
         if self.relocked(timestamp):
             entry = self.last_piece(progress, entry, start, end, result, failed)
         if result:
+            await self.unwire_failed(failed)
             self.wire_failed(entry, failed)
             if user:
                 self.discount_user(end - start)
@@ -202,7 +203,7 @@ class Wiring(Lookup):
         """Fault in each page: KERN_*, and the address at which it failed (or the end). Locks: none."""
         addr = start
         while addr < end:
-            if error := await self.fault.fault(self, addr, F.VM_PROT_NONE):
+            if error := await self.fault.fault(self, addr, F.VM_PROT_NONE, wire=True):
                 return error, addr
             addr += step
         return F.KERN_SUCCESS, addr
@@ -252,13 +253,13 @@ class Wiring(Lookup):
         if after is None or after.start > entry.end:
             progress.stop(F.KERN_INVALID_ADDRESS, entry.end)
 
-    def wired(self, progress: Pass, flags: int) -> bool:
+    async def wired(self, progress: Pass, flags: int) -> bool:
         """The second pass of vm_map_wire; does anybody wait?"""
         user = bool(flags & F.VM_MAP_WIRE_USER)
 
-        def settle(entry: VmMapEntry) -> None:
+        def settle(entry: VmMapEntry) -> bool:
             if entry.eflags & F.MAP_ENTRY_WIRE_SKIPPED:
-                return
+                return False
             if not progress.result:
                 if user:
                     entry.eflags |= F.MAP_ENTRY_USER_WIRED
@@ -269,10 +270,11 @@ class Wiring(Lookup):
                     self.unwire_entry(entry)
                     if user:
                         self.discount_user(entry.size)
-                else:
-                    entry.wired_count -= 1
+                    return True
+                entry.wired_count -= 1
+            return False
 
-        return self.second_pass(progress, settle)
+        return await self.second_pass(progress, settle)
 
     def count_user(self, size: int) -> bool:
         """Count what a user wires; False, and nothing changed, if that is too much."""
@@ -310,33 +312,35 @@ class Wiring(Lookup):
             if progress.stopped():
                 break
             entry = self.entries.next_of(entry)
-        wanted = self.unwired(progress, user=user)
+        wanted = await self.unwired(progress, user=user)
         await self.lock.unlock()
         if wanted:
             await self.wake_sleepers()
         return progress.result
 
-    def unwired(self, progress: Pass, *, user: bool) -> bool:
+    async def unwired(self, progress: Pass, *, user: bool) -> bool:
         """The second pass of vm_map_unwire; does anybody wait?"""
 
-        def settle(entry: VmMapEntry) -> None:
+        def settle(entry: VmMapEntry) -> bool:
             if progress.result or (user and not entry.eflags & F.MAP_ENTRY_USER_WIRED):
-                return
-            if entry.wired_count == 1:
+                return False
+            last = entry.wired_count == 1
+            if last:
                 self.unwire_entry(entry)
             else:
                 entry.wired_count -= 1
             if user:
                 entry.eflags &= ~F.MAP_ENTRY_USER_WIRED
+            return last
 
-        return self.second_pass(progress, settle)
+        return await self.second_pass(progress, settle)
 
     # ------------------------------------------------------------ what both end with
 
-    def second_pass(self, progress: Pass, settle: Callable[[VmMapEntry], None]) -> bool:
+    async def second_pass(self, progress: Pass, settle: Callable[[VmMapEntry], bool]) -> bool:
         """Settle the entries of the range that this thread has in transition, and merge them; does anybody wait?
 
-        With holes allowed, somebody may have mapped one meanwhile, and may be wiring that: it is left alone.
+        `settle` says whether the last wiring of an entry is gone. Locks: the write lock throughout. With holes allowed, somebody may have mapped one meanwhile, and may be wiring that: it is left alone.
         """
         entry = progress.first
         if entry is None:
@@ -349,11 +353,14 @@ class Wiring(Lookup):
         wanted = False
         while entry is not None and entry.start < progress.end:
             if entry.eflags & F.MAP_ENTRY_IN_TRANSITION and self.is_ours(entry):
-                settle(entry)
+                if settle(entry):
+                    await self.unwire_pages(entry, entry.start, entry.end)
                 wanted |= self.release(entry)
                 self.merge_changed(prev, entry)
-            elif not progress.holes_ok:
-                raise self.k.panic(f"vm_map_wire: KASSERT: no holes allowed, and {entry!r} is new or changed")
+            else:
+                self.kassert(
+                    progress.holes_ok, f"vm_map_wire: KASSERT: no holes allowed, and {entry!r} is new or changed"
+                )
             prev = entry
             entry = self.entries.next_of(entry)
         self.merge_rest(prev, entry)

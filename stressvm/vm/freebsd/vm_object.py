@@ -3,8 +3,9 @@
 A copy on write puts a new object, a shadow, in front of the shared one; the shadow refers to what it stands before, its
 backing object. When a shadow is the only one left that refers to its backing object, the two are collapsed into one.
 
-Pages are not modelled here: that those behind a shrunk mapping "can be dropped" is taken for granted, and a backing
-object that others refer to, too, is taken to have pages that its shadow has not, so it is never bypassed.
+Pages are not needed for any of this; an object that has some keeps them in `store` (see `vm_object_pages`). That those
+behind a shrunk mapping "can be dropped" is taken for granted, and a backing object that others refer to, too, is taken to
+have pages that its shadow has not, so it is never bypassed.
 
 Source: sys/vm/vm_object.c of releng/13.0 (vm_object_shadow, vm_object_split, vm_object_collapse, vm_object_deallocate,
 vm_object_coalesce; the same in 10.4), sys/vm/swap_pager.c (swap_reserve, swap_release).
@@ -18,6 +19,7 @@ from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.freebsd.vm_object_pages import ObjectPages, Pager
 
 
 #: Colours go round at the largest block of pages, 2^12 of them.
@@ -70,8 +72,10 @@ class VmObject:
         size: pages.
         anon: anonymous memory (OBJ_ANON; before that the default and swap types), the only kind that may grow.
         pg_color: the colour of its first page, or None for an object without OBJ_COLORED.
+        pager: where its pages come from, for what is no anonymous memory.
 
     Attributes:
+        store: its pages and its lock, or None as long as nobody has asked for a page.
         ref_count: entries, shadows, and others, that refer to it.
         one_mapping: OBJ_ONEMAPPING: no page of it is mapped twice.
         backing_object, backing_object_offset: what it shadows, from which byte of that on.
@@ -86,13 +90,19 @@ class VmObject:
         "charge",
         "cred",
         "one_mapping",
+        "pager",
         "pg_color",
         "ref_count",
         "shadows",
         "size",
+        "store",
     )
 
-    def __init__(self, size: int = 0, *, anon: bool = False, pg_color: int | None = None) -> None:
+    def __init__(
+        self, size: int = 0, *, anon: bool = False, pg_color: int | None = None, pager: Pager | None = None
+    ) -> None:
+        self.pager = pager
+        self.store: ObjectPages | None = None
         self.size = size
         self.anon = anon
         self.pg_color = pg_color
@@ -147,8 +157,10 @@ class VmObject:
             return
 
     def terminate(self) -> None:
-        """vm_object_terminate: nobody refers to it any more; the charge goes."""
+        """vm_object_terminate: nobody refers to it any more; the charge goes, and soon its pages."""
         assert self.backing_object is None, f"vm_object_terminate: {self!r} still shadows"
+        if self.store is not None:
+            self.store.memory.doom(self.store)
         if self.cred is not None:
             self.cred.swap_release(self.charge)
             self.cred, self.charge = None, 0
@@ -208,7 +220,7 @@ class VmObject:
             The new object, of which the entry is to map offset 0 on; or this one, and nothing has changed.
         """
         assert self.one_mapping, f"vm_object_split: splitting {self!r} with multiple mappings"
-        if not self.anon or self.ref_count <= 1:
+        if not self.anon or self.ref_count <= 1 or not self.at_rest():
             return self
         new = VmObject.anonymous(F.off_to_idx(size), self.cred, size)
         if self.backing_object is not None:
@@ -220,13 +232,24 @@ class VmObject:
         if self.cred is not None:
             assert self.charge >= size, f"vm_object_split: {self!r} is charged {self.charge:#x}, less than {size:#x}"
             self.charge -= size
+        if self.store is not None:
+            self.store.memory.store(new).take_range(self.store, F.off_to_idx(offset), new.size)
         self.deallocate()
         return new
+
+    def at_rest(self) -> bool:
+        """Is nobody else at work on its pages?"""
+        return self.store is None or self.store.at_rest()
 
     def collapse(self) -> None:
         """vm_object_collapse: while nobody else refers to what this object shadows, take it in."""
         assert self.anon, f"vm_object_collapse: {self!r} is not anonymous"
         while (backing := self.backing_object) is not None and backing.anon and backing.ref_count == 1:
+            if not self.at_rest() or not backing.at_rest():
+                return
+            if backing.store is not None:
+                shift = F.off_to_idx(self.backing_object_offset)
+                backing.store.memory.store(self).take_over(backing.store, shift, self.size)
             self.backing_remove()
             below = backing.backing_object
             if below is not None:
@@ -259,14 +282,18 @@ class VmObject:
         pages = F.off_to_idx(next_size)
         if self.ref_count > 1 and self.size != next_pindex and not self.one_mapping:
             return False
+        if not self.at_rest():
+            return False
         if self.cred is not None:
             if not reserved and not self.cred.swap_reserve(next_size):
                 return False
             self.charge += next_size
+        if self.store is not None:
+            self.store.give_up_range(next_pindex, next_pindex + pages)
         self.size = max(self.size, next_pindex + pages)
         return True
 
-    def unmapped(self, offset: int, size: int) -> None:
+    def unmapped(self, offset: int, size: int) -> bool:
         """vm_map_entry_delete's part: an entry is gone, and its pages with it if no other entry can have mapped them.
 
         If they were the last ones the object shrinks, and their part of the charge goes. The reference is left.
@@ -274,9 +301,12 @@ class VmObject:
         Args:
             offset: where in the object the entry began, bytes.
             size: of the entry, bytes.
+
+        Returns:
+            Do the pages go?
         """
         if not self.anon or self.ref_count == 1 or not self.one_mapping:
-            return
+            return False
         self.collapse()
         first, last = F.off_to_idx(offset), F.off_to_idx(offset) + F.off_to_idx(size)
         if first < self.size <= last:
@@ -286,6 +316,7 @@ class VmObject:
                 assert self.charge >= dropped, f"vm_map_entry_delete: {self!r} is charged less than {dropped:#x}"
                 self.cred.swap_release(dropped)
                 self.charge -= dropped
+        return True
 
     def __repr__(self) -> str:
         """Kind, size and references."""
@@ -296,7 +327,11 @@ class VmObject:
 def vm_object_shadow(
     obj: VmObject | None, offset: int, size: int, cred: Ucred | None, *, shared: bool = False
 ) -> VmObject:
-    """`VmObject.shadow`, also for an entry with no object yet: then the new object shadows nothing.
+    """An object in front of another one, which it takes over the caller's reference to; for None, one in front of nothing.
+
+    What nobody else refers to is not shadowed, but returned as it is, unless it is to be `shared`.
+
+    Locks: the write lock of the map that refers to it. Sleeps: no. Returns: the object to refer to from now on.
 
     Source: sys/vm/vm_object.c, vm_object_shadow.
     """

@@ -6,8 +6,9 @@ copied comes to be copied on write on both sides; writable memory that is wired 
 copied later. That an entry is wired, or in transition, is not left to the child. What was put off is done only when both
 locks are released.
 
-What is left out: what the pmap is told, and the copying of pages; there are none. So memory that is copied at once gets
-the object that the copies would go to.
+In maps with memory (see `vm_memory`) mappings lose the right to write before anything is copied, and what is copied at
+once gets copies of all pages; without, it gets the object that the copies would go to. What is left out: pmap_copy, which
+spares the child some faults.
 
 Source: sys/vm/vm_map.c, vmspace_alloc, vmspace_fork, vm_map_copy_entry, vm_map_copy_swap_object, vmspace_free;
 sys/vm/vm_fault.c, vm_fault_copy_entry; sys/kern/kern_fork.c, fork1.
@@ -22,6 +23,7 @@ from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.map_lock import UserMapLock
 from stressvm.vm.freebsd.versions import VERSIONS
+from stressvm.vm.freebsd.vm_fault_copy import vm_fault_copy_entry
 from stressvm.vm.freebsd.vm_map_core import MapKind
 from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
 from stressvm.vm.freebsd.vm_map_stack import Limits, curproc
@@ -30,8 +32,9 @@ from stressvm.vm.freebsd.vm_object import VmObject, ucred
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.thread import Thread
-    from stressvm.vm.freebsd.vm_fault import Fault
+    from stressvm.vm.freebsd.vm_fault_stub import Fault
     from stressvm.vm.freebsd.vm_map import VmMap
+    from stressvm.vm.freebsd.vm_memory import Memory
 
 _LEFT_FLAGS: Final = F.MAP_ASLR | F.MAP_ASLR_IGNSTART | F.MAP_WXORX
 _GROWS: Final = F.MAP_ENTRY_GROWS_DOWN | F.MAP_ENTRY_GROWS_UP
@@ -78,6 +81,7 @@ class Fork:
 
     Attributes:
         charge: fork_charge: so many bytes of swap have to be reserved for it.
+        copied_now: entries whose pages are copied at once, and the child's.
     """
 
     #: What is not left to a child. Somebody may wait for an entry of the parent; the code leaves that, too.
@@ -88,11 +92,34 @@ class Fork:
         self.new = vm2.map
         self.vm2 = vm2
         self.charge = 0
+        self.copied_now: list[tuple[VmMapEntry, VmMapEntry]] = []
 
     async def keep_out(self) -> None:
         """If somebody wires in the old map, wait. Locks: the write lock of the old map, released meanwhile."""
         if self.old.lock.busy_count:
             await self.old.lock.wait_busy()
+
+    async def revoke_writing(self) -> None:
+        """Before anything is copied: mappings of what will be copied on write are read-only from now on."""
+        for entry in list(self.old.entries) if self.old.memory is not None else ():
+            if self.writable_copy(entry):
+                await self.old.pmap_protect(entry.start, entry.end, entry.protection & ~F.VM_PROT_WRITE)
+
+    def writable_copy(self, entry: VmMapEntry) -> bool:
+        """Is it memory that can be written now, and will be copied when it is?"""
+        return (
+            entry.inheritance == F.VM_INHERIT_COPY
+            and not entry.guard
+            and not entry.wired_count
+            and bool(entry.protection & F.VM_PROT_WRITE)
+            and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY
+        )
+
+    async def fill_copies(self) -> None:
+        """After the maps are alike: copy the pages of what is copied at once. Sleeps: for pages, with both maps locked."""
+        for entry, new in self.copied_now:
+            if self.new.memory is not None and self.new.pmap is not None:
+                await vm_fault_copy_entry(self.new.memory, self.new.pmap, new, entry, new.protection)
 
     def copy_map(self) -> None:
         """Leave to the new map what it is to have."""
@@ -240,6 +267,7 @@ class Fork:
         new.offset = 0
         new.eflags &= ~F.MAP_ENTRY_VN_EXEC
         self.charge += new.size
+        self.copied_now.append((entry, new))
 
     def stop_writing(self, entry: VmMapEntry) -> None:
         """The parent does not write to the file any more; that it did is put off, with a reference to the object."""
@@ -275,6 +303,7 @@ def vmspace_alloc(
     fault: Fault | None = None,
     limits: Limits | None = None,
     fork: type[Fork] | None = None,
+    memory: Memory | None = None,
 ) -> Vmspace:
     """A new address space, empty, with one reference; while the world is built, or from a thread.
 
@@ -286,9 +315,12 @@ def vmspace_alloc(
         name: of its map, as reports show it.
         flags: MAP_ASLR and the like.
         cls: the map's class, in place of a version; a subclass plants a defect.
-        fault: what page faults do; nothing, if not given.
+        fault: what page faults do. If not given: nothing, or with memory all that they do.
         limits: what its process may have; anything, if not given.
         fork: the class whose steps a fork of it takes, in place of the version's.
+        memory: pages and a pmap for it; without, addresses are all there is.
+
+    Locks: none. Sleeps: no. Returns: it; its map is `map`.
 
     Source: sys/vm/vm_map.c, vmspace_alloc.
     """
@@ -296,7 +328,7 @@ def vmspace_alloc(
         if version not in VERSIONS:
             raise UsageError(f"version={version!r}: FreeBSD {' and '.join(VERSIONS)} are modelled")
         cls = VERSIONS[version]
-    vm_map = cls(k, min_offset, max_offset, kind=MapKind.USER, name=name, flags=flags, fault=fault)
+    vm_map = cls(k, min_offset, max_offset, kind=MapKind.USER, name=name, flags=flags, fault=fault, memory=memory)
     return Vmspace(vm_map, limits or Limits(), fork or _FORKS[cls.version])
 
 
@@ -316,7 +348,7 @@ async def vmspace_fork(vm1: Vmspace) -> tuple[Vmspace, int]:
     vm1.forks += 1
     limits = replace(vm1.limits, ssize=0)
     name = f"{old.name}.{vm1.forks}"
-    new = type(old)(k, *old.bounds, kind=MapKind.USER, name=name, fault=old.fault)
+    new = type(old)(k, *old.bounds, kind=MapKind.USER, name=name, fault=old.fault, memory=old.memory)
     new.forked = True
     vm2 = Vmspace(new, limits, vm1.fork)
     fork = vm1.fork(vm1, vm2)
@@ -324,13 +356,17 @@ async def vmspace_fork(vm1: Vmspace) -> tuple[Vmspace, int]:
     await fork.keep_out()
     if not await new.lock.trylock():
         raise k.panic("vmspace_fork: KASSERT: lock failed")
+    await fork.revoke_writing()
     fork.copy_map()
+    await fork.fill_copies()
     ucred(k).promised += fork.charge
     for vm_map in (old, new):
         assert isinstance(vm_map.lock, UserMapLock), "the lock of a user map"
         vm_map.lock.leaving()
         await vm_map.lock.sx.unlock()
     new.process_deferred()
+    if old.memory is not None:
+        await old.memory.drain()
     return vm2, fork.charge
 
 
@@ -362,6 +398,8 @@ async def vmspace_free(vm: Vmspace) -> None:
 
     Source: sys/vm/vm_map.c, vmspace_free, vmspace_dofree, vmspace_zdtor.
     """
+    if vm.refcnt < 1:
+        raise vm.map.k.panic(f"vmspace_free: KASSERT: {vm.map.name} has been freed already")
     vm.refcnt -= 1
     if vm.refcnt:
         return
@@ -372,4 +410,6 @@ async def vmspace_free(vm: Vmspace) -> None:
     if len(vm_map.entries) or vm_map.size:
         text = f"{len(vm_map.entries)} entries and a size of {vm_map.size:#x} on free"
         raise vm_map.k.panic(f"vmspace_zdtor: KASSERT: {vm_map.name} has {text}")
+    if vm_map.pmap is not None and vm_map.pmap.resident_count:
+        raise vm_map.k.panic(f"pmap_release: KASSERT: {vm_map.pmap.name} has {vm_map.pmap.resident_count} pages")
     vm_map.k.progress()

@@ -119,6 +119,9 @@ class Kmapents:
         """
         await self.lock.lock()
         page.used -= 1
+        if page.used < 1 or (page.used == 1 and page not in self.free):
+            text = f"{self.map.name}: the page of entries at {page.va:#x} was unmapped with an entry in use"
+            raise self.map.k.panic(text, "invariant")
         if page.used > 1:
             if page.used == self.chunk - 1:
                 self.free.insert(0, page)

@@ -195,6 +195,7 @@ class VmMap(MapVa):
         Returns:
             The entries taken out, in order, for uvm_unmap_detach.
         """
+        self.ghost.live.discard(start, end)
         if self.debug:
             self.map_check("unmap_remove entry")
         self.unmap_flags = flags

@@ -170,6 +170,8 @@ class VmMap(MapAttributes):
 
         Locks: the source's write lock. Returns: the entries, for uvm_unmap_detach.
         """
+        if first is not None and first.owner is not self.entries:
+            raise self.k.panic(f"{self.name}: {first!r} is used, and has left the map", "invariant")
         before = self.entries.prev_of(first) if first is not None else self.entries.last
         self.hint = before
         if self.first_free is not None and self.first_free.start >= start:

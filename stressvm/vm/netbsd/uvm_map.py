@@ -180,7 +180,6 @@ async def uvm_unmap(vm_map: VmMap, start: int, end: int, flags: int = 0) -> None
     """
     if vm_map.live_locks:
         vm_map.lockdebug_mem_check(start, end)
-    vm_map.ghost.live.discard(start, end)
     if vm_map.kmapents is not None:
         await _unmap_reserved(vm_map, start, end, flags)
         return
