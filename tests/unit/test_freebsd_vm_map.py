@@ -35,9 +35,9 @@ def closed() -> Iterator[None]:
 class One(LoneThread):
     """A map of 16 pages and a thread that nobody disturbs; places are pages from the map's lowest."""
 
-    def __init__(self, version: str = "13", kind: MapKind = MapKind.SYSTEM, search: Search = Search.FIRST_FIT) -> None:
+    def __init__(self, version: str = "13", kind: MapKind = MapKind.SYSTEM, **kw: Any) -> None:
         super().__init__()
-        self.map = freebsd.setup(self.k, 16, version=version, kind=kind, search=search)
+        self.map = freebsd.setup(self.k, 16, version=version, kind=kind, **kw)
         self.start()
         LONE.append(self)
         self.now(self.map.lock.lock())
@@ -431,7 +431,7 @@ def _unmerged(vm_map: freebsd.VmMap, entry: freebsd.VmMapEntry) -> None:
     ],
 )
 def test_each_invariant_can_fail(corrupt: Callable[[freebsd.VmMap, freebsd.VmMapEntry], None], text: str) -> None:
-    one = One(search=Search.SPLAY)
+    one = One(search=Search.SPLAY, fault=freebsd.LookupFault())
     one.insert(2, 6)
     one.insert(9, 10)
     one.map.check()
