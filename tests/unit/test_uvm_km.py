@@ -319,7 +319,7 @@ def test_freeing_anything_but_one_memory_type_panics(one: One, types: int) -> No
 def test_memory_with_pages_is_refused_in_clear_words(one: One, kind: int) -> None:
     with pytest.raises(UsageError, match="WIRED and PAGEABLE memory need physical pages"):
         one.now(netbsd.uvm_km_alloc(one.kmap, PAGE, 0, kind))
-    with pytest.raises(UsageError, match="only UVM_KMF_VAONLY memory is modelled yet"):
+    with pytest.raises(UsageError, match="WIRED and PAGEABLE memory need physical pages"):
         one.now(netbsd.uvm_km_free(one.kmap, one.at(0), PAGE, kind))
 
 

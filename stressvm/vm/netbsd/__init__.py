@@ -85,6 +85,11 @@ from stressvm.vm.netbsd.invariants import (
     INVARIANTS,
     ON_ACQUIRE,
 )
+from stressvm.vm.netbsd.km_fault import (
+    KmFault,
+    kernel_access,
+    uvm_fault,
+)
 from stressvm.vm.netbsd.kmapent import (
     UVM_KMAPENT_CHUNK,
     EntryPage,
@@ -94,6 +99,10 @@ from stressvm.vm.netbsd.map_lock import (
     IntrsafeMapLock,
     MapLock,
     VmMapLock,
+)
+from stressvm.vm.netbsd.memory import (
+    KernelObject,
+    Memory,
 )
 from stressvm.vm.netbsd.uvm_fault import (
     FailingFault,
@@ -107,6 +116,12 @@ from stressvm.vm.netbsd.uvm_km import (
     uvm_km_free,
     uvm_km_suballoc,
     vm_map_to_kernel,
+)
+from stressvm.vm.netbsd.uvm_km_poolpage import (
+    uvm_km_alloc_poolpage,
+    uvm_km_alloc_poolpage_cache,
+    uvm_km_free_poolpage,
+    uvm_km_free_poolpage_cache,
 )
 from stressvm.vm.netbsd.uvm_map import (
     uvm_map,
@@ -221,6 +236,8 @@ __all__ = [
     "FailingFault",
     "Ghost",
     "IntrsafeMapLock",
+    "KernelObject",
+    "KmFault",
     "KmVacache",
     "Kmapents",
     "LockingFault",
@@ -228,20 +245,27 @@ __all__ = [
     "MapEntry",
     "MapKind",
     "MapLock",
+    "Memory",
     "Options",
     "UvmFault",
     "UvmObject",
     "VmAmap",
     "VmMap",
     "VmMapLock",
+    "kernel_access",
     "km_vacache_alloc",
     "km_vacache_free",
     "round_page",
     "setup",
     "submap",
     "trunc_page",
+    "uvm_fault",
     "uvm_km_alloc",
+    "uvm_km_alloc_poolpage",
+    "uvm_km_alloc_poolpage_cache",
     "uvm_km_free",
+    "uvm_km_free_poolpage",
+    "uvm_km_free_poolpage_cache",
     "uvm_km_suballoc",
     "uvm_km_vacache_init",
     "uvm_map",

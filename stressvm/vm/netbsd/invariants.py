@@ -8,7 +8,8 @@ Most releases have nothing to show, and to find that out must be cheap: `nothing
 not sure do the named checks run, and say what is wrong.
 
 G9 is about the red-black tree; the entry list proves the like of its lanes, with G1 to G4. G11 is asserted where entries
-are freed (uvm_unmap_detach), and G14 by the kernel's sleeping rules. G15 and G17 are about pages.
+are freed (uvm_unmap_detach), and G14 by the kernel's sleeping rules. G15 and G17 are about pages, and are in `memory`: they are
+checked where addresses are handed out, returned and given back.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.vm.netbsd.kmapent import Kmapents
+    from stressvm.vm.netbsd.memory import Memory
     from stressvm.vm.netbsd.vm_map import VmMap as WholeMap
     from stressvm.vm.netbsd.vm_map_entry import MapEntry
 
@@ -47,6 +48,7 @@ class VmMap:
         machine: F.Machine = _PLAIN_MACHINE,
         fault: UvmFault | None = None,
         kmapent: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         _check_arguments(min_offset, max_offset, flags, version, kind)
         self.k = k
@@ -55,7 +57,9 @@ class VmMap:
         self.options = options
         self.kind = kind
         self.machine = machine
-        self.fault = fault if fault is not None else UvmFault()
+        #: Physical pages and the kernel's pmap, or None for a map that is about addresses alone.
+        self.memory = memory
+        self.fault = fault if fault is not None else memory.fault if memory is not None else UvmFault()
         self.entries: EntryList[MapEntry] = EntryList(min_offset, max_offset)
         self.flags = Cell(k, flags, f"{name}.flags")
         self.intrsafe = bool(flags & F.VM_MAP_INTRSAFE)

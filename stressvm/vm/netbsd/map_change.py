@@ -43,6 +43,8 @@ class VmMap(MapVa):
         Returns:
             0, or ENOMEM if there is no memory for a map entry and NOWAIT forbids to wait: then nothing has changed.
         """
+        if self.memory is not None:
+            self.memory.handed_out(self, start, entry.end)
         prev, after = self.neighbours(start)
         self.hint = prev
         end = entry.end
@@ -199,7 +201,13 @@ class VmMap(MapVa):
         if self.debug:
             self.map_check("unmap_remove entry")
         self.unmap_flags = flags
-        dead = self.unlink_range(max(start, self.min_offset), min(end, self.max_offset))
+        start, end = max(start, self.min_offset), min(end, self.max_offset)
+        if self.memory is not None:
+            await self.memory.unmap(self, start, end, flags)
+            self.memory.given_back(self, start, end)
+        dead = self.unlink_range(start, end)
+        if self.memory is not None:
+            await self.update_before_unlock()
         if self.debug:
             self.map_check("unmap_remove leave")
         await self.wake_va_waiters()
@@ -233,6 +241,14 @@ class VmMap(MapVa):
             dead.append(entry)
             entry = after
         return dead
+
+    async def update_before_unlock(self) -> None:
+        """pmap_update, before anybody can find the addresses free; not for a map that nobody uses any more.
+
+        Locks: the write lock throughout. Sleeps: no.
+        """
+        if self.memory is not None and not self.flags.peek() & F.VM_MAP_DYING:
+            await self.memory.update()
 
     def repair_first_free(self, entry: MapEntry | None) -> None:
         """`entry` is the first to leave (None: nothing is left from there on): first_free is before what leaves."""

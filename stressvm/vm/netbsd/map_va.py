@@ -112,10 +112,13 @@ class VmMap(MapBase):
     # ------------------------------------------------------------ uvm_map_prepare, step by step
 
     def check_request(self, size: int, flags: int) -> None:
-        """What uvm_map_prepare asserts before all else."""
+        """What uvm_map_prepare asserts before all else.
+
+        NOWAIT with WAITVA is looked at with DIAGNOSTIC only in a map with memory, as the kernel does; else always.
+        """
         if size <= 0:
             raise self.k.panic("uvm_map_prepare: KASSERT(size > 0)")
-        if flags & F.UVM_FLAG_NOWAIT and flags & F.UVM_FLAG_WAITVA:
+        if flags & F.UVM_FLAG_NOWAIT and flags & F.UVM_FLAG_WAITVA and (self.diagnostic or self.memory is None):
             raise self.k.panic("uvm_map_prepare: KASSERT: NOWAIT and WAITVA exclude each other")
 
     async def prepare(self, hint: int, size: int, align: int, flags: int) -> tuple[int, int]:
@@ -132,6 +135,8 @@ class VmMap(MapBase):
                 return F.EAGAIN, 0
             va = self.findspace(hint, size, align, flags)
             if va is not None:
+                if self.memory is not None and self.kind is F.MapKind.KERNEL:
+                    await self.memory.grow(va + size)
                 return 0, va
             timestamp = await self.no_room()
             if self.callbacks is not None:

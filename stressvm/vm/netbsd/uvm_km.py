@@ -1,8 +1,8 @@
-"""Kernel virtual memory, as uvm_km(9): address space without memory (UVM_KMF_VAONLY), and submaps.
+"""Kernel virtual memory, as uvm_km(9): addresses alone, or with memory behind them, and submaps.
 
 Source: sys/uvm/uvm_km.c 1.138 ("6") and 1.101.4.2 ("5.2"). Where the manual page says otherwise, the code is followed:
-CANFAIL does not end a wait for addresses; NOWAIT may sleep for the map's lock; TRYLOCK with WAITVA may return 0
-after a sleep.
+CANFAIL does not end a wait for addresses, and ends one for pages only if nothing can be reclaimed; NOWAIT may sleep for
+the map's lock, at first and when it gives back what it has; TRYLOCK with WAITVA may return 0 after a sleep.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stressvm.vm.netbsd.vm_map import VmMap
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.netbsd.memory import Memory
     from stressvm.vm.netbsd.uvm_fault import UvmFault
 
 #: Flags of uvm_km_alloc that uvm_map sees. CANFAIL, ZERO and EXEC are not among them.
@@ -28,25 +29,29 @@ _TYPES = (F.UVM_KMF_WIRED, F.UVM_KMF_PAGEABLE, F.UVM_KMF_VAONLY)
 
 
 async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
-    """Allocate kernel virtual address space.
+    """Allocate kernel virtual address space, and with UVM_KMF_WIRED a page for each address.
 
-    Neighbouring allocations of one type become one map entry. Locks: none on entry and exit. Sleeps: for the map's
-    lock unless UVM_KMF_TRYLOCK; for addresses with UVM_KMF_WAITVA, until there are some. Panics on a user map, unless
-    exactly one memory type is given, and on a size of 0; on a VM_MAP_TOPDOWN map with DIAGNOSTIC nearly always, because it
-    gives the map's minimum as the hint and the place found is above that.
+    Neighbouring allocations of one type become one map entry. Wired pages are allocated one by one when the map is unlocked
+    again; if there are too few for a caller that does not wait, all is given back.
+
+    Locks: none on entry and exit. Sleeps: for the map's lock unless UVM_KMF_TRYLOCK, and always when it gives back what it
+    has; for addresses with UVM_KMF_WAITVA, until there are some; for wired pages without UVM_KMF_NOWAIT, with
+    UVM_KMF_CANFAIL only while some can be reclaimed. Panics on a user map, unless exactly one memory type is given, and on a
+    size of 0; on a VM_MAP_TOPDOWN map with DIAGNOSTIC nearly always, because it gives the map's minimum as the hint and the
+    place found is above that.
 
     Args:
         vm_map: a kernel map.
         size: bytes; rounded up to pages.
         align: a power of two in bytes, or 0; with UVM_KMF_COLORMATCH (6) a page colour.
-        flags: UVM_KMF_VAONLY, and any of UVM_KMF_TRYLOCK, NOWAIT, CANFAIL, WAITVA (never NOWAIT with WAITVA),
-            COLORMATCH.
+        flags: UVM_KMF_WIRED, PAGEABLE (pages come by faults) or VAONLY, and any of UVM_KMF_TRYLOCK, NOWAIT, CANFAIL, WAITVA
+            (never NOWAIT with WAITVA), COLORMATCH (VAONLY); for WIRED, ZERO and EXEC.
 
     Returns:
-        The address, or 0 if there is none: addresses without WAITVA, or the lock with TRYLOCK.
+        The address, or 0 if there is none: addresses without WAITVA, the lock with TRYLOCK, pages with NOWAIT or CANFAIL.
 
     Raises:
-        UsageError: memory types and flags that need physical pages, which are not modelled yet.
+        UsageError: WIRED or PAGEABLE in a map without memory.
 
     Source: sys/uvm/uvm_km.c, uvm_km_alloc.
     """
@@ -59,15 +64,14 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
     if kind != F.UVM_KMF_VAONLY:
         if flags & F.UVM_KMF_COLORMATCH:
             raise k.panic("uvm_km_alloc: KASSERT: COLORMATCH is for VAONLY")
-        raise UsageError(
-            f"uvm_km_alloc(flags={flags:#x}): only UVM_KMF_VAONLY memory is modelled yet; "
-            "WIRED and PAGEABLE memory need physical pages"
-        )
+        _memory_of(vm_map, "uvm_km_alloc", flags)
     size = F.round_page(size)
+    memory = vm_map.memory
     error, va = await uvm_map(
         vm_map,
         vm_map.min_offset,
         size,
+        uobj=memory.kernel_object if memory is not None and kind == F.UVM_KMF_PAGEABLE else None,
         align=align,
         flags=flags & _PASSED_ON | _QUANTUM[vm_map.version],
         inherit=F.MAP_INHERIT_NONE,
@@ -75,16 +79,37 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
     )
     if not error and not vm_map.ghost.live.add(va, va + size):
         raise k.panic(f"{vm_map.name}: G16 live: {va:#x}-{va + size:#x} is allocated, and not freed", "invariant")
+    if memory is not None and not error:
+        call = memory.ledger.grant(va, va + size, kind)
+        if kind == F.UVM_KMF_WIRED:
+            if not await memory.back(vm_map, va, size, flags):
+                memory.failed(vm_map, call)
+                va = 0
+            else:
+                memory.returned(vm_map, va, va + size)
     k.progress()
     return va
 
 
-async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
-    """Free what uvm_km_alloc returned. Wakes those who wait for addresses.
+def _memory_of(vm_map: VmMap, call: str, flags: int) -> Memory:
+    """The map's memory, for a call that needs it."""
+    if vm_map.memory is None:
+        raise UsageError(
+            f"{call}(flags={flags:#x}): {vm_map!r} has addresses only, and so UVM_KMF_VAONLY alone; WIRED and PAGEABLE "
+            "memory need physical pages: make the map with setup(memory=Memory(...))"
+        )
+    return vm_map.memory
 
-    Locks: none on entry and exit. Sleeps: for the map's lock, whatever the flags of the allocation were. Panics unless
-    exactly one memory type is given, on an address that is not page aligned, and on a user map; on 5.2, in a map that takes
-    its entries out of itself, on a part of what was allocated as one.
+
+async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
+    """Free what uvm_km_alloc returned: its pages, then its addresses. Wakes those who wait for addresses.
+
+    It is freed as what `flags` say, whatever it was: only DEBUG finds wired memory that is freed as VAONLY.
+
+    Locks: none on entry and exit. Sleeps: for the map's lock, whatever the flags of the allocation were; for busy pages of
+    pageable memory. Panics unless exactly one memory type is given, on an address that is not page aligned, and on a user
+    map; on 5.2, in a map that takes its entries out of itself, on a part of what was allocated as one; on wired memory freed
+    as pageable, and on pageable memory with pages freed as wired.
 
     Args:
         vm_map: the map it came from.
@@ -99,12 +124,16 @@ async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
     if kind not in _TYPES:
         raise k.panic(f"uvm_km_free: KASSERT: flags {flags:#x} name not exactly one memory type")
     if kind != F.UVM_KMF_VAONLY:
-        raise UsageError(f"uvm_km_free(flags={flags:#x}): only UVM_KMF_VAONLY memory is modelled yet")
+        _memory_of(vm_map, "uvm_km_free", flags)
     if addr & (F.PAGE_SIZE - 1):
         raise k.panic(f"uvm_km_free: KASSERT: address {addr:#x} is not page aligned")
     if not vm_map.is_kernel:
         raise k.panic(f"uvm_km_free: KASSERT(vm_map_pmap(map) == pmap_kernel()): {vm_map!r}")
-    await uvm_unmap(vm_map, addr, addr + F.round_page(size), F.UVM_FLAG_VAONLY | _QUANTUM[vm_map.version])
+    size = F.round_page(size)
+    if vm_map.memory is not None:
+        await vm_map.memory.free(vm_map, addr, size, kind)
+    else:
+        await uvm_unmap(vm_map, addr, addr + size, F.UVM_FLAG_VAONLY | _QUANTUM[vm_map.version])
     k.progress()
 
 
@@ -157,6 +186,7 @@ async def uvm_km_suballoc(
         options=vm_map.options,
         machine=vm_map.machine,
         kmapent=kmapent,
+        memory=vm_map.memory,
     )
     submap.kernel_base = vm_map.kernel_base
     if await uvm_map_submap(vm_map, va, va + size, submap):
@@ -188,6 +218,7 @@ def setup(
     machine: F.Machine = _PLAIN_MACHINE,
     fault: UvmFault | None = None,
     kmapent: bool = False,
+    memory: Memory | None = None,
     cls: type[VmMap] = VmMap,
 ) -> VmMap:
     """While the world is built: a map of its own, empty.
@@ -204,12 +235,13 @@ def setup(
         machine: page colours and caches.
         fault: what a page fault does, when ranges are wired; every one succeeds by default.
         kmapent: 5.2, for INTRSAFE maps and kernel_map: entries are taken out of the map itself. See `VmMap`.
+        memory: physical pages and the kernel's pmap; without it the map is about addresses, UVM_KMF_VAONLY.
         cls: the map's class; a subclass plants a defect.
     """
     if pages < 1:
         raise UsageError(f"a map of {pages} pages: it needs at least one")
     max_offset = min_offset + pages * F.PAGE_SIZE
-    return cls(
+    made = cls(
         k,
         min_offset,
         max_offset,
@@ -221,7 +253,11 @@ def setup(
         machine=machine,
         fault=fault,
         kmapent=kmapent,
+        memory=memory,
     )
+    if memory is not None:
+        memory.attach(made)
+    return made
 
 
 def submap(

@@ -109,6 +109,8 @@ async def uvm_map(
     if (align or flags & _REMAINDERS) and not flags & F.UVM_FLAG_FIXED:
         vm_map.ghost.asked = vm_map.alignment(align, flags)
     error = await vm_map.enter(va, entry, flags)
+    if vm_map.memory is not None and not error and vm_map.options & F.Options.DEBUG and vm_map.is_kernel:
+        await vm_map.memory.check_empty(vm_map, va, va + size)
     return error, 0 if error else va
 
 

@@ -41,6 +41,7 @@ class VmMap(MapExtract):
         fault: what a page fault does, when ranges are wired; every one succeeds by default.
         kmapent: 5.2, for INTRSAFE maps and kernel_map: entries are taken out of the map itself, as there. Without it
             entries take no addresses and are never short.
+        memory: physical pages and the kernel's pmap, for kernel maps; without it there are addresses only.
     """
 
     #: 5.2: uvm_km_vacache_init's pool of addresses, or None.
