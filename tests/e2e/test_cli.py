@@ -17,6 +17,7 @@ import stressvm as package
 from tests.e2e.command import COMMAND, ROOT, environment, stressvm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LOST_WAKEUP = "netbsd5_intrsafe_waiters"
@@ -323,6 +324,15 @@ def test_a_budget_of_time_ends_the_hunt(tmp_path: Path) -> None:
     assert summary["scenarios"][0]["executions"] > 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes started by the test can be interrupted, even if the tests themselves were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_hunt_writes_what_it_has_and_is_exit_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "hunt", LOST_WAKEUP, "locked_sections", "--time", "10m", "--format", "json"],
@@ -337,7 +347,10 @@ def test_an_interrupted_hunt_writes_what_it_has_and_is_exit_130(tmp_path: Path) 
     assert orjson.loads(first[-1])["type"] == "finding"
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    try:
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in err
     summary = orjson.loads(out.splitlines()[-1])
