@@ -52,7 +52,7 @@ W = TypeVar("W")
 _CURRENT: Final = "stressvm.stateful"
 
 #: How long a thread may run without reaching a kernel operation.
-_HANG_SECONDS: Final = 5.0
+_HANG_SECONDS: Final = 30.0
 
 #: The rules that add operations draw the number of a thread below this.
 _THREADS_MAX: Final = 4
