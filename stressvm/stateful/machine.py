@@ -168,8 +168,8 @@ class KernelMachine(RuleBasedStateMachine, Generic[W]):
                 f"{type(self).__name__}.threads_max = {self.threads_max}: 1 to {_THREADS_MAX} are possible"
             )
         super().__init__()
-        self.draft: list[list[Step]] = []
-        self.world: dict[str, Any] = {}
+        self.draft = []
+        self.world = {}
         self.tape = b""
 
     # ------------------------------------------------------------ what a subclass gives
@@ -242,6 +242,19 @@ class KernelMachine(RuleBasedStateMachine, Generic[W]):
             failed.add_note(failed.story())
         raise failed from _cause(execution, verdict)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """An operation must not take the place of something that the machine itself needs.
+
+        Raises:
+            UsageError: one does; nothing would be run, or checked, and all would seem well.
+        """
+        super().__init_subclass__(**kwargs)
+        own = {*dir(KernelMachine), *KernelMachine.__annotations__}
+        if wrong := sorted(name for name, member in vars(cls).items() if hasattr(member, _MARK) and name in own):
+            raise UsageError(
+                f"{cls.__name__}: {', '.join(wrong)} is the machine's own: give the operation another name"
+            )
+
     @classmethod
     def operations(cls) -> Mapping[str, Operation]:
         """The machine's operations by name."""
@@ -251,6 +264,9 @@ class KernelMachine(RuleBasedStateMachine, Generic[W]):
         return cls._operations
 
     _operations: ClassVar[Mapping[str, Operation]]
+    draft: list[list[Step]]
+    world: dict[str, Any]
+    tape: bytes
 
     # ------------------------------------------------------------ as a scenario
 

@@ -40,12 +40,15 @@ class Done:
         return last
 
 
+_NOT_OURS: Final = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "CI")
+
+
 def environment(**more: str) -> dict[str, str]:
-    """Ours, less what would colour or configure, and so that any warning is an error."""
+    """Ours, less what would colour or configure (`CI` changes how Hypothesis draws), and so that any warning is an error."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("STRESSVM_", "COV_", "COVERAGE")) and name not in ("FORCE_COLOR", "NO_COLOR", "COLUMNS")
+        if not name.startswith(("STRESSVM_", "COV_", "COVERAGE")) and name not in _NOT_OURS
     }
     path = {} if _INSTALLED.exists() else {"PYTHONPATH": str(ROOT)}
     return {**kept, **path, "PYTHONWARNINGS": "error", **more}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
+import subprocess
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from stressvm.conform.freebsd import NO_END, NOT_ASKED
-from tests.e2e.command import ROOT, stressvm
+from tests.e2e.command import COMMAND, ROOT, environment, stressvm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,3 +226,42 @@ def test_a_torn_line_is_named_before_anything_is_compared(tmp_path: Path) -> Non
 )
 def test_wrong_usage(tmp_path: Path, words: list[str], fault: str) -> None:
     assert fault in stressvm(tmp_path, "conform", *words, status=2).err
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "fault"),
+    [
+        (
+            "netbsd_mt.jsonl.gz",
+            b'"lost_wakeup":',
+            b'"lost_wakeup": {}, "was":',
+            "lost_wakeup must be true or false, not {}",
+        ),
+        ("netbsd_mt.jsonl.gz", b'"threads":', b'"threads": [], "were":', "there must be a thread"),
+        ("freebsd.jsonl.gz", b'"length":"0x', b'"length":"-0x', "is no number of 64 bits without sign"),
+        ("freebsd_mt.jsonl.gz", b'"system":', b'"system": [], "was":', "bad.jsonl: line 1: "),
+    ],
+)
+def test_a_field_of_another_kind_is_named(tmp_path: Path, file: str, old: bytes, new: bytes, fault: str) -> None:
+    lines = gzip.decompress((DATA / file).read_bytes()).splitlines()
+    changed = next(line.replace(old, new, 1) for line in lines if old in line)
+    (tmp_path / "bad.jsonl").write_bytes(changed + b"\n")
+    done = stressvm(tmp_path, "conform", "bad.jsonl", status=2)
+    assert fault in done.err
+    assert "internal error" not in done.err
+
+
+def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "conform", str(DATA / "netbsd_mt.jsonl.gz")],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "stressvm: interrupted\n")

@@ -399,3 +399,18 @@ def test_a_stack_that_grows_up_after_a_fork_is_charged_twice_and_reserved_once(v
     # The entry has a charge of its own by now, for the copy that a write will make, and so has the object.
     with pytest.raises(Panic, match="0x14000 bytes of swap are charged for, and 0x10000 are reserved"):
         one.fault(one.vm, 20, RO)
+
+
+@BOTH
+def test_an_address_space_is_freed_once(version: str) -> None:
+    one = Family(version)
+    one.now(freebsd.vmspace_free(one.vm))
+    with pytest.raises(Panic, match="init has been freed already"):
+        one.now(freebsd.vmspace_free(one.vm))
+
+
+@BOTH
+def test_a_map_is_no_submap_of_itself(version: str) -> None:
+    one = Family(version)
+    with pytest.raises(UsageError, match="a submap can be no map that has submaps, or itself"):
+        one.now(freebsd.vm_map_submap(one.vm.map, one.at(0), one.at(8), one.vm.map))

@@ -38,3 +38,16 @@ def test_the_search_goes_on_from_the_bottom_and_may_end_below_the_address_given(
 
 def test_what_wraps_again_would_be_searched_for_ever() -> None:
     assert _find(63, (1 << 63) + PAGE, set()) == {"panic"}
+
+
+def test_a_stack_no_longer_than_its_guard_would_be_searched_for_for_ever() -> None:
+    def build(k: Kernel) -> None:
+        vm_map = freebsd.setup(k, 8, version="2013")
+
+        async def find() -> None:
+            space, cow = freebsd.VMFS_ALIGNED_SPACE(13), freebsd.MAP_STACK_GROWS_DOWN
+            await freebsd.vm_map_find(vm_map, None, 0, vm_map.min_offset, PAGE, 0, space, cow=cow)
+
+        k.spawn(find)
+
+    assert kinds(every(build)) == {"panic"}

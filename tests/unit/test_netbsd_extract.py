@@ -331,3 +331,9 @@ def test_a_copy_that_there_is_no_memory_for_is_enomem() -> None:
         two.map(1, 1, flags=netbsd.UVM_FLAG_COPYONW)
         assert two.extract(0, 2) == (netbsd.ENOMEM, -1)
         assert two.ranges(two.dst) == []
+
+
+def test_removing_what_was_reserved_as_the_destination_is_a_use_after_free(two: Two) -> None:
+    """Within one map the place found may lie in the range asked for; it is unlinked before the source is."""
+    with pytest.raises(Panic, match="is used, and has left the map"):
+        two.extract(0, 1, REMOVE, dst=two.kmap)

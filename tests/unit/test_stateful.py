@@ -534,3 +534,15 @@ def test_an_example_in_which_nothing_was_added_runs_nothing() -> None:
             raise AssertionError(f"there is nothing to run: {k}, {start}")
 
     Empty().teardown()
+
+
+@pytest.mark.parametrize("name", ["run", "teardown", "schedule", "world", "tape"])
+def test_an_operation_that_would_take_the_machine_s_own_place_is_refused(name: str) -> None:
+    """Nothing would be run, or checked, and all would seem well."""
+
+    async def step(self: KernelMachine[None], world: None) -> None:
+        """Nothing."""
+
+    step.__name__ = name
+    with pytest.raises(UsageError, match=f"{name} is the machine's own: give the operation another name"):
+        type("Machine", (KernelMachine,), {name: operation()(step)})

@@ -66,7 +66,8 @@ def vm_map_insert(
     Returns:
         KERN_SUCCESS; KERN_INVALID_ADDRESS for an empty range or one outside the map; KERN_PROTECTION_FAILURE for one
         writable and executable where that is forbidden; KERN_NO_SPACE if something is there; KERN_INVALID_ARGUMENT for
-        a guard with an object or rights; KERN_RESOURCE_SHORTAGE for no swap. After an error nothing is changed.
+        a guard with an object or rights, or ends that are no boundaries of the pages it is made of;
+        KERN_RESOURCE_SHORTAGE for no swap. After an error nothing is changed.
 
     Source: sys/vm/vm_map.c, vm_map_insert.
     """

@@ -43,7 +43,7 @@ async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
     if not cred.swap_reserve(size):
         return 0
     while (addr := await vm_map.try_alloc(size)) is None:
-        pass
+        continue  # it has slept, and looks again
     if not addr:
         cred.swap_release(size)
         return 0

@@ -151,9 +151,9 @@ class MapCore:
         end = min(end, self.max_offset)
         return min(start, end), end
 
-    def kassert(self, holds: object, text: str) -> None:
-        """KASSERT: panics unless it holds, if the kernel is built with INVARIANTS."""
-        if not holds and self.options & F.Options.INVARIANTS:
+    def kassert_failed(self, text: str) -> None:
+        """A KASSERT that does not hold: panics, if the kernel is built with INVARIANTS; else it goes on."""
+        if self.options & F.Options.INVARIANTS:
             raise self.k.panic(text)
 
     # ------------------------------------------------------------ lookup
@@ -254,7 +254,8 @@ class MapCore:
             if self.kind is not MapKind.SYSTEM:
                 self.entry_back(entry)
         elif entry.cred is not None and not entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
-            self.kassert(obj.cred is None, f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
+            if obj.cred is not None:
+                self.kassert_failed(f"vm_map_entry_clone: KASSERT: both {entry!r} and its object are charged")
             obj.cred, obj.charge, entry.cred = entry.cred, entry.size, None
 
     def entry_back(self, entry: VmMapEntry) -> None:

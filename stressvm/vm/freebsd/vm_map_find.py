@@ -296,9 +296,8 @@ class Find13(Finding):
         It goes upwards only: align, and if that is not where the free address is, look for room from there on. What is
         free is asserted, which for no bytes at all may not hold.
         """
-        if not request.length:
-            free = self.findspace(addr, 0) == addr
-            self.kassert(free, f"vm_map_alignspace: KASSERT: {addr:#x} provided insufficient free space")
+        if not request.length and self.findspace(addr, 0) != addr:
+            self.kassert_failed(f"vm_map_alignspace: KASSERT: {addr:#x} provided insufficient free space")
         while True:
             aligned = request.aligned(addr)
             if aligned == addr:

@@ -39,17 +39,9 @@ class Insertion(MapCore):
         max_prot: int = F.VM_PROT_ALL,
         cow: int = 0,
     ) -> int:
-        """vm_map_insert: map [start, end), if nothing is there.
+        """vm_map_insert, which see (in `calls`): its steps in the kernel's order.
 
-        Locks: the write lock throughout. Sleeps: no. Panics on `prot` beyond `max_prot`, and on NOFAULT with an object.
-        On the kernel's map, page tables are made for it first.
-
-        Returns:
-            KERN_SUCCESS, and the caller's reference to the object is the entry's; or with nothing changed
-            KERN_INVALID_ADDRESS for an empty range or one outside the map, KERN_PROTECTION_FAILURE for a mapping
-            writable and executable where that is forbidden, KERN_NO_SPACE, KERN_INVALID_ARGUMENT for a guard
-            with an object or rights, or ends that are no boundaries of the pages it is made of,
-            KERN_RESOURCE_SHORTAGE for no swap.
+        Locks: the write lock throughout. Sleeps: no. On the kernel's map, page tables are made for it first.
         """
         self.must_be_locked("vm_map_insert")
         self.insert_asserts(obj, prot, max_prot, cow)
@@ -94,10 +86,10 @@ class Insertion(MapCore):
 
     def insert_asserts(self, obj: VmObject | None, prot: int, max_prot: int, cow: int) -> None:
         """What vm_map_insert asserts before all else."""
-        text = f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}"
-        self.kassert(not prot & ~max_prot, text)
-        text = "vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object"
-        self.kassert(obj is None or not cow & F.MAP_NOFAULT, text)
+        if prot & ~max_prot:
+            self.kassert_failed(f"vm_map_insert: KASSERT: prot {prot} is not subset of max_prot {max_prot}")
+        if obj is not None and cow & F.MAP_NOFAULT:
+            self.kassert_failed("vm_map_insert: KASSERT: paradoxical MAP_NOFAULT request: with an object")
 
     def on_boundaries(self, start: int, end: int, cow: int) -> bool:
         """Are there pages of the size that the mapping is to be made of, and is the range made of whole ones?"""

@@ -78,8 +78,8 @@ class Submaps13(Submaps):
 
     def back(self, entry: VmMapEntry) -> None:
         """A range that was left to a submap is not clipped."""
-        in_submap = entry.eflags & F.MAP_ENTRY_IS_SUB_MAP
-        self.kassert(not in_submap, f"vm_map_entry_clone: KASSERT: {entry!r} belongs to a submap")
+        if entry.eflags & F.MAP_ENTRY_IS_SUB_MAP:
+            self.kassert_failed(f"vm_map_entry_clone: KASSERT: {entry!r} belongs to a submap")
         super().back(entry)
 
     async def submap(self, start: int, end: int, submap: MapCore) -> int:

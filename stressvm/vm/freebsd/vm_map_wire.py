@@ -162,8 +162,8 @@ class Wiring(Lookup):
         if error:
             progress.stop(error, entry.start)
             return False
-        owned = entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0
-        self.kassert(not owned, f"vm_map_wire: KASSERT: owned map entry {entry!r}")
+        if entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0:
+            self.kassert_failed(f"vm_map_wire: KASSERT: owned map entry {entry!r}")
         entry.eflags |= F.MAP_ENTRY_IN_TRANSITION
         entry.wiring_thread = self.k.cur
         return True
@@ -357,10 +357,8 @@ class Wiring(Lookup):
                     await self.unwire_pages(entry, entry.start, entry.end)
                 wanted |= self.release(entry)
                 self.merge_changed(prev, entry)
-            else:
-                self.kassert(
-                    progress.holes_ok, f"vm_map_wire: KASSERT: no holes allowed, and {entry!r} is new or changed"
-                )
+            elif not progress.holes_ok:
+                self.kassert_failed(f"vm_map_wire: KASSERT: no holes allowed, and {entry!r} is new or changed")
             prev = entry
             entry = self.entries.next_of(entry)
         self.merge_rest(prev, entry)
