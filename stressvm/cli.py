@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _format(listing)
     _import(verbs.add_parser("import", help="a log of a real program becomes a workload"))
     _conform(verbs.add_parser("conform", help="answer recorded vectors of the kernels' own code, and compare"))
+    _merge(verbs.add_parser("merge", help="the results of several shards become one"))
     bench = verbs.add_parser("bench", help="the engine's and the map's own speed")
     bench.add_argument("what", choices=("engine", "map"))
     bench.add_argument("--quick", action="store_true", help="fewer rounds, wider noise")
@@ -80,10 +81,16 @@ def _hunt(verb: argparse.ArgumentParser) -> None:
     )
     for name, option in OPTIONS.items():
         nargs: Any = {"nargs": 0} if not option.metavar else {"metavar": option.metavar}
-        verb.add_argument(f"--{name}", dest=name, action=_Option, help=option.help, **nargs)
+        flags = [f"--{name}"] if name != "jobs" else ["-j", "--jobs"]
+        verb.add_argument(*flags, dest=name, action=_Option, help=option.help, **nargs)
     verb.set_defaults(options={})
     verb.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="set a scenario's parameter")
-    verb.add_argument("--report", action="append", default=[], metavar="jsonl=FILE", help="also write findings there")
+    verb.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the campaign of a log folder; it says what and how, -j and --format may",
+    )
+    _report(verb)
 
 
 def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
@@ -95,6 +102,17 @@ def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
         verb.add_argument("--until", type=_step, metavar="STEP", help="show steps up to this one")
         verb.add_argument("--driver", choices=("stepped", "trio"), default="stepped", help="default: stepped")
     _format(verb)
+
+
+def _merge(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("folders", nargs="+", metavar="DIR", help="the log folder of each shard")
+    verb.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
+    _report(verb)
+    _format(verb)
+
+
+def _report(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--report", action="append", default=[], metavar="jsonl=FILE", help="also write findings there")
 
 
 def _step(text: str) -> int:
@@ -146,6 +164,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from stressvm.commands import conforming
 
             return conforming.run(args)
+        case "merge":
+            from stressvm.commands import merging
+
+            return merging.run(args)
         case _:
             from stressvm.commands import bench
 

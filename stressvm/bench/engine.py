@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from stressvm.explore.batch import LANES
 from stressvm.explore.execution import Subject
-from stressvm.explore.hunt import LANES, Settings, hunt_subject
+from stressvm.explore.hunt import Settings, hunt_subject
 from stressvm.explore.loading import by_name
 from stressvm.explore.running import run_trio
 from stressvm.kernel.driver import BATON

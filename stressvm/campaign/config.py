@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stressvm.explore.hunt import DRIVERS, EXECUTIONS_DEFAULT, STRATEGIES
+from stressvm.explore.settings import DRIVERS, EXECUTIONS_DEFAULT, STRATEGIES, WHOLE, Shard
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,21 @@ def positive(text: object) -> int:
     if number < 1:
         raise ValueError("a whole number from 1")
     return number
+
+
+def jobs(text: object) -> int:
+    """A whole number from 1, or `auto` for one for each processor that may be used."""
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return positive(text)
+
+
+def shard(text: object) -> Shard:
+    """`i/n`: the i-th of n parts, counted from 1."""
+    match = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError("i/n, the i-th of n shards, like 1/4")
+    return Shard(int(match[1]) - 1, int(match[2]))
 
 
 def seed(text: object) -> int:
@@ -92,6 +107,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "max-steps": Option(
         positive, None, "N", "steps after which an execution is stopped (default: as the scenario says)"
     ),
+    "jobs": Option(jobs, 1, "N", "worker processes, a number or `auto` (default: 1, all in this process)"),
+    "shard": Option(shard, WHOLE, "i/n", "hunt in the i-th of n parts only; `stressvm merge` puts them together"),
     "driver": Option(one_of(*DRIVERS), "stepped", "|".join(DRIVERS), "how threads are switched (default: stepped)"),
     "hang": Option(duration, 5.0, "D", "how long a thread may run between two kernel operations (default: 5s)"),
     "keep-going": Option(truth, False, "", "go on after a finding, for others (default: stop the scenario there)"),

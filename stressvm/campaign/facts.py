@@ -15,7 +15,7 @@ from stressvm.report.jsonl import thread_facts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stressvm.explore.hunt import Finding, Result
+    from stressvm.explore.result import Finding, Result
     from stressvm.explore.scenario import Scenario
 
 #: A blob longer than this is given as a file in commands.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from stressvm.explore.hunt import Finding, Result
+    from stressvm.explore.result import Finding, Result
 
 
 class Journal:
@@ -30,10 +30,16 @@ class Journal:
         self.folder = folder
         self.file = file
         self.log = logger_to(file)
+        #: Files of findings written so far.
+        self.written: set[Path] = set()
 
     def header(self, verb: str, seed: int, settings: Mapping[str, Any], scenarios: list[str]) -> None:
         """What is about to be done."""
         self._write("header", verb=verb, version=__version__, seed=seed, settings=dict(settings), scenarios=scenarios)
+
+    def resumed(self) -> None:
+        """What was begun is gone on with: what follows tells all of it again."""
+        self._write("resumed", version=__version__)
 
     def result(self, result: Result) -> None:
         """A scenario is finished."""
@@ -44,10 +50,11 @@ class Journal:
         name = f"{finding.recording.subject.scenario.name}-{finding.fingerprint}"
         path = self.folder / "findings" / f"{name}.json"
         number = 1
-        while path.exists():
+        while path in self.written:
             # Scenarios in different files may share a name.
             number += 1
             path = path.with_name(f"{name}-{number}.json")
+        self.written.add(path)
         command = replay_command(finding, path)
         facts = finding_file(finding, command)
         with created(path) as file:
@@ -84,3 +91,25 @@ def open_journal(logs: Path, verb: str, seed: int) -> Iterator[Journal]:
         folder = logs / f"{stem}-{number}"
     with created(folder / "journal.jsonl") as file:
         yield Journal(folder, file)
+
+
+@contextmanager
+def reopened_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of a campaign that was killed or interrupted, to go on with.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = folder / "journal.jsonl"
+    try:
+        file = path.open("r+b")
+    except OSError as exc:
+        raise UsageError(f"{path}: cannot be written: {exc.strerror or exc}") from None
+    with file:
+        # Whoever was killed in the middle of a line has left the beginning of it.
+        whole = file.read().rfind(b"\n") + 1
+        file.seek(whole)
+        file.truncate()
+        journal = Journal(folder, file)
+        journal.resumed()
+        yield journal

@@ -6,27 +6,26 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import orjson
-
-from stressvm._version import __version__
 from stressvm.campaign.campaign import Campaign
-from stressvm.campaign.config import EXECUTIONS_UNLIMITED, resolve
-from stressvm.campaign.facts import finding_facts, is_ok, result_facts, summary_facts
-from stressvm.campaign.journal import Journal, open_journal
+from stressvm.campaign.config import EXECUTIONS_UNLIMITED, OPTIONS, read, resolve
+from stressvm.campaign.facts import summary_facts
+from stressvm.campaign.journal import Journal, open_journal, reopened_journal
+from stressvm.campaign.store import StoredSubject, create, opened
+from stressvm.commands.views import view_of
 from stressvm.explore.execution import Subject
-from stressvm.explore.hunt import Finding, Result, Settings
-from stressvm.explore.loading import select
+from stressvm.explore.loading import digest_of, load, select
+from stressvm.explore.settings import Settings
 from stressvm.kernel.errors import UsageError
-from stressvm.report.console import Progress, paint, width
-from stressvm.report.explain import explain
 from stressvm.report.jsonl import created, write_execution
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
+    from stressvm.campaign.store import Store
+    from stressvm.explore.result import Result
     from stressvm.explore.scenario import Scenario
 
 OK, FOUND, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 4, 130
@@ -34,22 +33,23 @@ OK, FOUND, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 4, 130
 
 def run(args: argparse.Namespace) -> int:
     """Hunt; the exit status."""
-    values = resolve(vars(args)["options"])
-    given = parameters(args.param)
-    scenarios = select(args.paths)
-    if not scenarios:
-        sys.stderr.write("stressvm: nothing was selected: no scenario there\n")
-        return NOTHING
-    subjects = [subject_of(scenario, given, values, among=scenarios) for scenario in scenarios]
-    settings = settings_of(values)
     with ExitStack() as stack:
         reports = [stack.enter_context(created(path, "--report")) for path in reports_of(args.report)]
-        journal = stack.enter_context(open_journal(Path(values["logs"]), "hunt", settings.seed))
-        plain = {name: value for name, value in values.items() if name != "logs"}
-        journal.header("hunt", settings.seed, plain, [subject.scenario.name for subject in subjects])
-        view: _View = _Json(journal) if values["format"] == "json" else _Human(journal)
+        if args.resume is not None:
+            plan, journal, store = _resumed(args, stack)
+        else:
+            plan = _planned(args)
+            if not plan.subjects:
+                sys.stderr.write("stressvm: nothing was selected: no scenario there\n")
+                return NOTHING
+            journal = stack.enter_context(open_journal(Path(plan.values["logs"]), "hunt", plan.values["seed"]))
+            store = stack.enter_context(create(journal.folder))
+            _note(plan, journal, store)
+        settings = settings_of(plan.values)
+        view = view_of(plan.values["format"], journal)
         view.start(settings.seed)
-        campaign = Campaign(subjects, settings, view)
+        ledgers = [store.ledger(number) for number in range(len(plan.subjects))]
+        campaign = Campaign(plan.subjects, settings, view, ledgers, plan.values["jobs"])
         interrupted = False
         try:
             campaign.run()
@@ -61,8 +61,76 @@ def run(args: argparse.Namespace) -> int:
         journal.summary(summary)
         view.finish(campaign.results, summary)
         for file in reports:
-            _report(file, campaign.results)
-    return _status(campaign.results, interrupted=interrupted)
+            report(file, campaign.results)
+    return status(campaign.results, interrupted=interrupted)
+
+
+class _Plan(NamedTuple):
+    """What to hunt in, and the value of every option."""
+
+    subjects: list[Subject]
+    values: dict[str, Any]
+
+
+def _planned(args: argparse.Namespace) -> _Plan:
+    values = resolve(args.options)
+    given = parameters(args.param)
+    scenarios = select(args.paths)
+    return _Plan([subject_of(scenario, given, values, among=scenarios) for scenario in scenarios], values)
+
+
+def _note(plan: _Plan, journal: Journal, store: Store) -> None:
+    """Write down what is about to be done, so that it can be gone on with."""
+    plain = {name: str(value) if name == "shard" else value for name, value in plan.values.items() if name != "logs"}
+    journal.header("hunt", plan.values["seed"], plain, [subject.scenario.name for subject in plan.subjects])
+    store.put("values", plain)
+    for number, subject in enumerate(plan.subjects):
+        scenario = subject.scenario
+        store.put_subject(
+            number, StoredSubject(scenario.name, scenario.file, dict(subject.params), digest_of(scenario))
+        )
+    store.put("complete", value=True)
+
+
+def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[_Plan, Journal, Store]:
+    """The plan of a campaign that has a log folder, with its journal and its store."""
+    more = [f"--{name}" for name in args.options if name not in ("jobs", "format")]
+    more += ["--param"] * bool(args.param) + list(args.paths)
+    if more:
+        raise UsageError(
+            f"--resume goes on with what was begun: leave out {', '.join(more)} (-j and --format may differ)"
+        )
+    folder = Path(args.resume)
+    store = stack.enter_context(opened(folder))
+    if not store.get("complete"):
+        raise UsageError(f"{folder}: was killed before it had begun; start it anew")
+    values = stored_values(store)
+    values.update({name: read(name, raw, f"--{name}") for name, raw in args.options.items()})
+    subjects = [stored_subject(subject, values, folder) for subject in store.subjects()]
+    journal = stack.enter_context(reopened_journal(folder))
+    return _Plan(subjects, values), journal, store
+
+
+def stored_values(store: Store) -> dict[str, Any]:
+    """The value of every option of a stored campaign."""
+    stored = store.get("values")
+    if not isinstance(stored, dict):
+        raise store.damaged("campaign.values")
+    where = f"{store.path}: campaign.values"
+    return {
+        name: option.default if stored.get(name) is None else read(name, stored[name], f"{where}.{name}")
+        for name, option in OPTIONS.items()
+    }
+
+
+def stored_subject(stored: StoredSubject, values: Mapping[str, Any], folder: Path) -> Subject:
+    """A scenario of a stored campaign, which must be as it was."""
+    scenario = next((one for one in load(Path(stored.file)) if one.name == stored.name), None)
+    if scenario is None or digest_of(scenario) != stored.digest:
+        raise UsageError(f"{folder}: scenario {stored.name} in {stored.file} is not what it was: hunt in it anew")
+    if values["max-steps"] is not None:
+        scenario = replace(scenario, max_steps=values["max-steps"])
+    return Subject(scenario, scenario.resolve(stored.params))
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
@@ -79,6 +147,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         driver=values["driver"],
         keep_going=values["keep-going"],
         hang_seconds=values["hang"],
+        shard=values["shard"],
     )
 
 
@@ -115,132 +184,18 @@ def reports_of(words: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _report(file: BinaryIO, results: Sequence[Result]) -> None:
+def report(file: BinaryIO, results: Sequence[Result]) -> None:
+    """Write the findings to a file that was asked for."""
     for result in results:
         for finding in result.findings:
             write_execution(file, finding.recording, finding.schedule.blob())
 
 
-def _status(results: Sequence[Result], *, interrupted: bool) -> int:
+def status(results: Sequence[Result], *, interrupted: bool) -> int:
+    """The exit status."""
     if interrupted:
         return INTERRUPTED
     statuses = {result.status for result in results}
     if statuses & {"unexpected", "missed"}:
         return FOUND
     return USAGE if "error" in statuses else OK
-
-
-class _View:
-    """What both forms of output share: the journal, and the live line."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        #: The command that replays each finding, by its identity.
-        self.commands: dict[int, str] = {}
-        self.live = Progress()
-        self.total = 0
-
-    def start(self, seed: int) -> None:
-        """Before anything else."""
-
-    def begin(self, subject: Subject, number: int, total: int) -> None:
-        """See Watcher."""
-        self.total = total
-        self.live.begin(subject, number, total)
-
-    def progress(self, result: Result, left: float | None) -> None:
-        """See Watcher."""
-        self.live.progress(result, left)
-
-    def found(self, result: Result, finding: Finding) -> None:  # noqa: ARG002 - see Watcher
-        """See Watcher: it is on disk before anything else happens."""
-        self.commands[id(finding)] = self.journal.finding(finding)
-
-    def end(self, result: Result) -> None:
-        """See Watcher."""
-        self.live.end(result)
-        self.journal.result(result)
-        self.show(result)
-        for finding in result.findings:
-            self.show_finding(result, finding, self.commands[id(finding)])
-
-    def show(self, result: Result) -> None:
-        """A finished scenario."""
-
-    def show_finding(self, result: Result, finding: Finding, command: str) -> None:
-        """One of its findings."""
-
-    def finish(self, results: Sequence[Result], summary: Mapping[str, Any]) -> None:
-        """After everything else."""
-
-
-class _Json(_View):
-    """One JSON object a line."""
-
-    def start(self, seed: int) -> None:
-        _emit({"type": "header", "version": __version__, "seed": seed})
-
-    def show(self, result: Result) -> None:
-        _emit({"type": "scenario", **result_facts(result)})
-
-    def show_finding(self, result: Result, finding: Finding, command: str) -> None:
-        name = result.subject.scenario.name
-        _emit({"type": "finding", "scenario": name, **finding_facts(finding), "replay": command})
-
-    def finish(self, results: Sequence[Result], summary: Mapping[str, Any]) -> None:  # noqa: ARG002 - see _View
-        _emit(summary)
-
-
-def _emit(facts: Mapping[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(facts).decode() + "\n")
-    sys.stdout.flush()
-
-
-class _Human(_View):
-    """A line for each scenario, an explanation for each finding that was not declared."""
-
-    def start(self, seed: int) -> None:
-        print(f"stressvm {__version__}, seed {seed}; log: {self.journal.folder}", flush=True)
-
-    def show(self, result: Result) -> None:
-        scenario = result.subject.scenario
-        word, colour = {
-            "clean": ("clean", "green"),
-            "exhausted": ("clean, exhausted", "green"),
-            "found": (f"found {scenario.expect}, as declared", "green"),
-            "missed": (f"MISSED {scenario.expect}, which it declares", "red"),
-            "unexpected": ("UNEXPECTED " + ", ".join(finding.kind for finding in result.findings), "red"),
-            "error": ("ERROR", "red"),
-        }[result.status]
-        if result.interrupted and result.status in ("clean", "missed"):
-            word, colour = "interrupted", "yellow"
-        rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
-        if result.status in ("clean", "missed"):
-            rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
-        print(f"{scenario.name:<34} {paint(word, colour, sys.stdout)} ({rate})", flush=True)
-        if result.error:
-            print(f"    {result.error}", flush=True)
-
-    def show_finding(self, result: Result, finding: Finding, command: str) -> None:
-        shrunk = finding.shrunk
-        if finding.kind == result.subject.scenario.expect:
-            print(f"    {finding.verdict.text}")
-        else:
-            lines = explain(finding.recording, finding.flips, width=width() - 4).splitlines()
-            print("\n".join(f"    {line}".rstrip() for line in lines))
-        print(
-            f"    execution {finding.executions_to_find}; shrunk from {shrunk.preemptions_before} preemptions to "
-            f"{finding.recording.preemptions} in {shrunk.executions} executions"
-            + (" (cut short: `stressvm shrink` goes on)" if shrunk.cut else "")
-        )
-        print(f"    {paint(command, 'bold', sys.stdout)}", flush=True)
-
-    def finish(self, results: Sequence[Result], summary: Mapping[str, Any]) -> None:
-        good = sum(1 for result in results if is_ok(result))
-        executions = sum(result.executions for result in results)
-        seconds = sum(result.seconds for result in results)
-        verdict = f"{good} of {len(results)} scenarios behaved as they declare"
-        colour = "green" if summary["ok"] else "red"
-        if summary["interrupted"]:
-            verdict = f"interrupted, {self.total - len(results)} scenarios not reached; {verdict}"
-        print(f"{paint(verdict, colour, sys.stdout)}; {executions} executions in {seconds:.1f} s", flush=True)

@@ -15,8 +15,8 @@ from stressvm.campaign.facts import program, scenario_words
 from stressvm.commands.hunt import FOUND, OK
 from stressvm.explore.execution import DIGEST_EVERY, Recording, Subject, record
 from stressvm.explore.flips import Flip, flips
-from stressvm.explore.hunt import schedule_of
 from stressvm.explore.loading import by_name, digest_of
+from stressvm.explore.result import schedule_of
 from stressvm.explore.running import run_trio
 from stressvm.explore.schedule import PREFIX, Schedule, parse
 from stressvm.explore.shrink import shrink as shrink_recording

@@ -7,7 +7,10 @@ estimated after Good and Turing: classes seen once, over executions.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Classes kept exactly.
 KEPT_MAX: Final = 1 << 18
@@ -24,20 +27,23 @@ class Seen:
         self.shift = 0
         self.total = 0
 
-    def add(self, key: int) -> None:
-        """One more execution, of class `key`."""
-        self.total += 1
-        if self.shift and _spread(key) & ((1 << self.shift) - 1):
-            return
+    def add(self, keys: Iterable[int], total: int) -> None:
+        """That many more executions, and their classes: all of them, or at least those that are kept."""
+        self.total += total
         counts = self.counts
-        if key in counts:
-            counts[key] += 1
-            return
-        counts[key] = 1
-        if len(counts) > self.kept_max:
+        for key in self.kept(keys):
+            counts[key] = counts.get(key, 0) + 1
+        while len(counts) > self.kept_max:
             self.shift += 1
-            low = (1 << self.shift) - 1
-            self.counts = {key: n for key, n in counts.items() if not _spread(key) & low}
+            keep = set(self.kept(counts))
+            counts = self.counts = {key: n for key, n in counts.items() if key in keep}
+
+    def kept(self, keys: Iterable[int]) -> Iterable[int]:
+        """Those of the classes that are counted. What is counted at one time only becomes fewer later."""
+        if not self.shift:
+            return keys
+        low = (1 << self.shift) - 1
+        return [key for key in keys if not _spread(key) & low]
 
     @property
     def sampled(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from stressvm.explore.execution import Subject
-    from stressvm.explore.hunt import Result
+    from stressvm.explore.result import Result
 
 #: Seconds between two pictures of the live line, and between two plain lines.
 LIVE_SECONDS: Final = 0.1

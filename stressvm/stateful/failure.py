@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stressvm.campaign.facts import program as command
 from stressvm.campaign.facts import scenario_words
-from stressvm.explore.hunt import schedule_of
+from stressvm.explore.result import schedule_of
 from stressvm.explore.running import run_trio
 from stressvm.report.explain import explain
 from stressvm.stateful.smaller import smallest

@@ -1,0 +1,220 @@
+"""What a hunt for one scenario came to: batches put together in order of number, and the findings."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from stressvm._version import __version__
+from stressvm.explore.execution import Recording, Subject, record
+from stressvm.explore.flips import Flip, flips
+from stressvm.explore.loading import digest_of
+from stressvm.explore.schedule import Schedule
+from stressvm.explore.seen import Seen
+from stressvm.explore.settings import WHOLE
+from stressvm.explore.shrink import Shrunk, shrink, switches
+from stressvm.explore.tape import Follow, Strict
+from stressvm.kernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from stressvm.check.verdict import Verdict
+    from stressvm.explore.batch import Batch, Failure
+    from stressvm.explore.settings import Settings, Shard
+    from stressvm.kernel.driver import Driver
+
+#: Seconds for shrinking that a finding gets even if the budget of time is spent.
+SHRINK_SECONDS_MIN: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A bug, shrunk, with all that a report needs."""
+
+    verdict: Verdict
+    recording: Recording
+    schedule: Schedule
+    executions_to_find: int
+    shrunk: Shrunk
+    flips: tuple[Flip, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of finding."""
+        return self.verdict.kind
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes it the same bug again."""
+        return self.verdict.fingerprint
+
+
+class Kept(NamedTuple):
+    """A finding as it is stored: its schedule, and how it was shrunk."""
+
+    schedule: Schedule
+    preemptions_before: int
+    switches_before: int
+    executions: int
+    cut: bool
+
+
+class Ledger(Protocol):
+    """Where a hunt writes what it has, and finds what it had before it was killed."""
+
+    def batch(self, first: int) -> Batch | None:
+        """The batch that begins with that execution."""
+
+    def next_first(self, number: int) -> int | None:
+        """Where the first batch after that execution begins."""
+
+    def keep_batch(self, batch: Batch, seen: Seen, elapsed: float) -> None:
+        """A batch is done, so many seconds into the hunt; `seen` says which of its classes are still counted."""
+
+    def spent(self) -> float:
+        """Seconds into the hunt when the last batch was done."""
+
+    def finding(self, fingerprint: str) -> Kept | None:
+        """The finding of that fingerprint."""
+
+    def keep_finding(self, finding: Finding) -> None:
+        """A finding is there."""
+
+    def ended(self) -> int | None:
+        """The number of executions that the hunt came to its end with; None if it has not."""
+
+    def keep_end(self, executions: int) -> None:
+        """The hunt has come to its end."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What a hunt for one scenario came to; `status` is one of clean, exhausted, found, missed, unexpected, error."""
+
+    subject: Subject
+    status: str = "clean"
+    executions: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    seen: Seen = field(default_factory=Seen)
+    findings: list[Finding] = field(default_factory=list)
+    error: str = ""
+    interrupted: bool = False
+    exhausted: bool = False
+    #: Executions that ended their process.
+    lost: int = 0
+    #: Fingerprints met so far.
+    fingerprints: set[str] = field(default_factory=set)
+
+    def take(self, batch: Batch) -> list[Failure]:
+        """Count the batch that is next in order; those of its failures that are bugs not met before."""
+        assert batch.first == self.executions
+        self.executions = batch.stop
+        self.steps += batch.steps
+        self.seen.add(batch.classes, batch.executions)
+        self.exhausted = batch.exhausted
+        for number, how in batch.lost:
+            self.lost += 1
+            if not self.error:
+                self.error = f"execution {number} ended the process that it ran in: {how}"
+        new = [failure for failure in batch.failures if failure.fingerprint not in self.fingerprints]
+        self.fingerprints.update(failure.fingerprint for failure in new)
+        return new
+
+    def settle(self, shard: Shard = WHOLE) -> None:
+        """Derive the status from the findings; what one shard of several has not found, another may."""
+        expect = self.subject.scenario.expect
+        kinds = {finding.kind for finding in self.findings}
+        if self.error:
+            self.status = "error"
+        elif kinds - {expect}:
+            self.status = "unexpected"
+        elif expect is None or (shard.count > 1 and not kinds):
+            self.status = "exhausted" if self.exhausted else "clean"
+        else:
+            self.status = "found" if expect in kinds else "missed"
+
+
+class Examination:
+    """A failing execution, looked at: repeated with everything recorded, shrunk, each of its switches undone.
+
+    Args:
+        subject: what was executed.
+        failure: the execution.
+        settings: of the hunt.
+        started: when the hunt began, for what is left of its budget of time.
+        ledger: may have the finding already.
+    """
+
+    def __init__(
+        self, subject: Subject, failure: Failure, settings: Settings, started: float, ledger: Ledger | None = None
+    ) -> None:
+        self.ledger = ledger
+        self.subject = subject
+        self.failure = failure
+        self.settings = settings
+        self.started = started
+        #: Set as soon as the failure was repeated; an interrupt must not lose what has been found.
+        self.finding: Finding | None = None
+
+    async def run(self, driver: Driver) -> None:
+        """Do it; cut short, `finding` is as far as it got.
+
+        Raises:
+            UsageError: the execution cannot be repeated.
+        """
+        failure = self.failure
+        kept = self.ledger.finding(failure.fingerprint) if self.ledger is not None else None
+        if kept is not None:
+            await self._again(driver, kept)
+            return
+        first = await record(self.subject, driver, Follow(failure.picks))
+        if first.verdict is None or first.verdict.fingerprint != failure.fingerprint:
+            raise UsageError(
+                f"scenario {self.subject.scenario.name} is not deterministic: execution {failure.number} ended with "
+                f"{failure.kind}, and repeated with {first.verdict.kind if first.verdict else 'nothing'}"
+            )
+        seconds = math.inf
+        if self.settings.seconds is not None:
+            seconds = max(SHRINK_SECONDS_MIN, self.settings.seconds - (time.monotonic() - self.started))
+        self._keep(Shrunk(first, first.preemptions, switches(first.choices), 0, cut=True), ())
+        shrunk = await shrink(self.subject, driver, first, seconds=seconds)
+        self._keep(shrunk, ())
+        if not shrunk.cut:
+            self._keep(shrunk, await flips(self.subject, driver, shrunk.best))
+        if self.ledger is not None and self.finding is not None:
+            self.ledger.keep_finding(self.finding)
+
+    async def _again(self, driver: Driver, kept: Kept) -> None:
+        """The finding is stored: it takes one execution to have it back, and those that say which switches matter."""
+        best = await record(self.subject, driver, Strict(kept.schedule))
+        if best.verdict is None or best.verdict.fingerprint != self.failure.fingerprint:
+            raise UsageError(
+                f"scenario {self.subject.scenario.name}: the stored schedule of {self.failure.kind} "
+                f"{self.failure.fingerprint} does not show it any more"
+            )
+        shrunk = Shrunk(best, kept.preemptions_before, kept.switches_before, kept.executions, kept.cut)
+        self._keep(shrunk, () if kept.cut else await flips(self.subject, driver, best))
+
+    def _keep(self, shrunk: Shrunk, matter: tuple[Flip, ...]) -> None:
+        best = shrunk.best
+        assert best.verdict is not None
+        self.finding = Finding(best.verdict, best, schedule_of(best), self.failure.number + 1, shrunk, matter)
+
+
+def schedule_of(recording: Recording) -> Schedule:
+    """The replayable form of a recording."""
+    scenario = recording.subject.scenario
+    return Schedule(
+        scenario=scenario.name,
+        choices=recording.choices,
+        arities=recording.arities,
+        file=scenario.file,
+        params=dict(recording.subject.params),
+        source=digest_of(scenario),
+        timers=scenario.timers.value,
+        max_steps=scenario.max_steps,
+        digests=recording.digests,
+        version=__version__,
+    )

@@ -1,0 +1,103 @@
+"""How to hunt: budget, seed, strategy, driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stressvm.explore.pct import PCT
+from stressvm.explore.random_walk import RandomWalk
+from stressvm.kernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from stressvm.explore.scenario import Scenario
+    from stressvm.kernel.strategy import Strategy
+
+#: Executions for a scenario where neither the hunt nor the scenario says how many.
+EXECUTIONS_DEFAULT: Final = 1_000
+
+DRIVERS: Final = ("stepped", "trio")
+STRATEGIES: Final = ("random", "pct")
+
+
+#: Neighbouring execution numbers that go to the same shard.
+SHARD_BLOCK: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of the `count` parts of a campaign: every count-th block of execution numbers.
+
+    A shard counts its own executions 0, 1, 2, ...; what they are is told by their numbers in the whole campaign.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def number_of(self, own: int) -> int:
+        """The number in the campaign of the shard's own n-th execution."""
+        block, offset = divmod(own, SHARD_BLOCK)
+        return (block * self.count + self.index) * SHARD_BLOCK + offset
+
+    def below(self, number: int) -> int:
+        """How many of the campaign's executions before that number are the shard's."""
+        blocks, offset = divmod(number, SHARD_BLOCK)
+        turns, turn = divmod(blocks, self.count)
+        own = (turns + (turn > self.index)) * SHARD_BLOCK
+        return own + offset if turn == self.index else own
+
+    def __str__(self) -> str:
+        """As it is given: counted from 1."""
+        return f"{self.index + 1}/{self.count}"
+
+
+WHOLE: Final = Shard()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to hunt.
+
+    Attributes:
+        executions: how many at most; None: as the scenario says.
+        seconds: how long at most; None: as long as the executions take.
+        seed: of the campaign.
+        strategy: one of STRATEGIES.
+        depth: of PCT.
+        driver: one of DRIVERS.
+        keep_going: go on after a finding, for others.
+        hang_seconds: how long a thread may run without reaching a kernel operation.
+        shard: which part of the execution numbers.
+    """
+
+    executions: int | None = None
+    seconds: float | None = None
+    seed: int = 1
+    strategy: str = "random"
+    depth: int = 3
+    driver: str = "stepped"
+    keep_going: bool = False
+    hang_seconds: float = 5.0
+    shard: Shard = WHOLE
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a driver or a strategy that there is not."""
+        if self.driver not in DRIVERS:
+            raise UsageError(f"driver {self.driver!r}: there are {', '.join(DRIVERS)}")
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"strategy {self.strategy!r}: there are {', '.join(STRATEGIES)}")
+
+    def executions_of(self, scenario: Scenario) -> int:
+        """How many executions are to be run at most, of this shard's."""
+        return self.shard.below(self.executions or scenario.executions or EXECUTIONS_DEFAULT)
+
+    @property
+    def sequential(self) -> bool:
+        """Must one process go through the executions in order?"""
+        return False
+
+    def make_strategy(self) -> Strategy:
+        """A fresh strategy."""
+        if self.strategy == "random":
+            return RandomWalk(self.seed)
+        return PCT(self.seed, self.depth)
