@@ -112,6 +112,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "driver": Option(one_of(*DRIVERS), "stepped", "|".join(DRIVERS), "how threads are switched (default: stepped)"),
     "hang": Option(duration, 5.0, "D", "how long a thread may run between two kernel operations (default: 5s)"),
     "keep-going": Option(truth, False, "", "go on after a finding, for others (default: stop the scenario there)"),
+    "until": Option(
+        one_of("saturated"), None, "saturated", "end a hunt when hardly anything new is seen (default: at its budget)"
+    ),
     "logs": Option(str, "logs", "DIR", "folder for the campaign's log folder (default: logs)"),
     "format": Option(one_of("human", "json"), "human", "human|json", "what standard output gets (default: human)"),
 }

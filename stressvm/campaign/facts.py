@@ -61,6 +61,8 @@ def result_facts(result: Result) -> dict[str, Any]:
         "steps": result.steps,
         "distinct": result.seen.distinct,
         "exhausted": result.exhausted,
+        "saturated": result.saturated,
+        "evidence": result.evidence,
         "seconds": round(result.seconds, 3),
         "unseen_mass": round(result.seen.unseen_mass, 4),
         "sampled": result.seen.sampled,

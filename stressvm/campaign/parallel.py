@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from stressvm.campaign.workers import Death, Workers
 from stressvm.explore.batch import Batch
-from stressvm.explore.hunt import ends, examine, limit
+from stressvm.explore.hunt import examine, limit
 from stressvm.explore.result import Examination, Result
 from stressvm.explore.running import run_trio
 from stressvm.kernel.errors import ReplayDiverged, UsageError
@@ -138,12 +138,13 @@ class ParallelHunt:
             first = self.next_first
             stored = self.ledger.batch(first)
             if stored is None:
-                known = self.ledger.next_first(first)
-                self.next_first = min(first + self._size(), known or self.executions, self.executions)
+                known = self.ledger.next_first(first) or self.executions
+                checkpoint = self.settings.checkpoint(first, self.executions)
+                self.next_first = min(first + self._size(), known, checkpoint)
                 return first, self.next_first
             self.ready[first] = stored
             self.next_first = stored.stop
-            if ends(stored, self.settings):
+            if stored.ends(keep_going=self.settings.keep_going):
                 self.next_first = self.executions
         return None
 
@@ -168,7 +169,11 @@ class ParallelHunt:
                     self.rate = answer.executions / answer.seconds
             if answer.executions or answer.error is not None:
                 self.ready[lease.first] = answer
-            if answer.stop < lease.stop and answer.error is None and not ends(answer, self.settings):
+            if (
+                answer.stop < lease.stop
+                and answer.error is None
+                and not answer.ends(keep_going=self.settings.keep_going)
+            ):
                 heapq.heappush(self.holes, (answer.stop, lease.stop))
 
     def _bury(self, lease: Lease, death: Death) -> None:
@@ -198,12 +203,12 @@ class ParallelHunt:
             batch = self.ready.pop(result.executions, None)
             if batch is None:
                 return
-            for failure in result.take(batch):
+            for failure in result.take(batch, self.settings):
                 examination = Examination(self.subject, failure, self.settings, self.started, self.ledger)
                 run_trio(self._examine, examination)
             if batch.error is not None:
                 raise batch.error
-            self.over = ends(batch, self.settings)
+            self.over = result.over(batch, self.settings)
 
     async def _examine(self, examination: Examination) -> None:
         async with stepped(self.subject.kernel()) as driver:

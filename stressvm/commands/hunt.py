@@ -136,7 +136,7 @@ def stored_subject(stored: StoredSubject, values: Mapping[str, Any], folder: Pat
 def settings_of(values: Mapping[str, Any]) -> Settings:
     """The settings of every hunt of a campaign; without any budget, each scenario has its own."""
     executions = values["executions"]
-    if executions is None and values["time"] is not None:
+    if executions is None and (values["time"] is not None or values["until"] is not None):
         executions = EXECUTIONS_UNLIMITED
     return Settings(
         executions=executions,
@@ -148,6 +148,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         keep_going=values["keep-going"],
         hang_seconds=values["hang"],
         shard=values["shard"],
+        until_saturated=values["until"] == "saturated",
     )
 
 

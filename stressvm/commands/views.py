@@ -119,6 +119,8 @@ class HumanView(View):
         rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
         if result.status in ("clean", "missed"):
             rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
+        if result.saturated:
+            rate += ", saturated"
         print(f"{scenario.name:<34} {paint(word, colour, sys.stdout)} ({rate})", flush=True)
         if result.error:
             print(f"    {result.error}", flush=True)

@@ -86,6 +86,10 @@ class Batch:
         """The number after its last execution."""
         return self.first + self.executions
 
+    def ends(self, *, keep_going: bool) -> bool:
+        """Is nothing to be run after it?"""
+        return self.exhausted or bool(self.failures and not keep_going)
+
 
 class _Done(NamedTuple):
     own: int
@@ -156,7 +160,7 @@ class Runner:
             self.pilot = await self._pilot()
             self.position = self.shard.index == 0
         pilot = self.pilot
-        if self.shard.index == 0 and first == 0 and (stop == 1 or self._ends(pilot)):
+        if self.shard.index == 0 and first == 0 and (stop == 1 or pilot.ends(keep_going=self.settings.keep_going)):
             return pilot
         while sequential and self.position < first:
             # A search begun elsewhere: what it has been through is gone through again, uncounted.
@@ -170,9 +174,6 @@ class Runner:
             batch = _joined(pilot, batch)
         batch.exhausted = sequential and bool(getattr(self.strategies[0], "exhausted", False))
         return batch
-
-    def _ends(self, batch: Batch) -> bool:
-        return batch.exhausted or bool(batch.failures and not self.settings.keep_going)
 
     async def _span(self, first: int, stop: int, seconds: float, pause: Callable[[], bool]) -> Batch:
         span = _Span(first, stop, seconds)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from stressvm.explore.batch import SLICE_SECONDS, Batch, open_runner
+from stressvm.explore.batch import SLICE_SECONDS, open_runner
 from stressvm.explore.result import Examination, Finding, Ledger, Result
 from stressvm.explore.settings import Settings
 from stressvm.kernel.errors import ReplayDiverged, UsageError
@@ -76,14 +76,15 @@ async def _hunt(
             stored = batch is not None
             if batch is None:
                 known = ledger.next_first(first) if ledger is not None else None
-                batch = await runner.run(first, known or executions, SLICE_SECONDS)
+                stop = settings.checkpoint(first, known or executions)
+                batch = await runner.run(first, stop, SLICE_SECONDS)
                 if ledger is not None and batch.executions:
                     ledger.keep_batch(batch, result.seen, time.monotonic() - started)
-            for failure in result.take(batch):
+            for failure in result.take(batch, settings):
                 await examine(result, Examination(subject, failure, settings, started, ledger), runner.spare, found)
             if batch.error is not None:
                 raise batch.error
-            if ends(batch, settings):
+            if result.over(batch, settings):
                 break
             result.seconds = time.monotonic() - started
             if settings.seconds is not None and result.seconds >= settings.seconds and not stored:
@@ -113,11 +114,6 @@ async def examine(
             result.findings.append(examination.finding)
             if found is not None:
                 found(result, examination.finding)
-
-
-def ends(batch: Batch, settings: Settings) -> bool:
-    """Is the hunt over with this batch?"""
-    return batch.exhausted or bool(batch.failures and not settings.keep_going)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -102,18 +102,21 @@ class Result:
     error: str = ""
     interrupted: bool = False
     exhausted: bool = False
+    saturated: bool = False
     #: Executions that ended their process.
     lost: int = 0
     #: Fingerprints met so far.
     fingerprints: set[str] = field(default_factory=set)
 
-    def take(self, batch: Batch) -> list[Failure]:
+    def take(self, batch: Batch, settings: Settings) -> list[Failure]:
         """Count the batch that is next in order; those of its failures that are bugs not met before."""
         assert batch.first == self.executions
         self.executions = batch.stop
         self.steps += batch.steps
         self.seen.add(batch.classes, batch.executions)
         self.exhausted = batch.exhausted
+        if settings.until_saturated and batch.stop == settings.checkpoint(batch.first, batch.stop + 1):
+            self.saturated = self.seen.saturated
         for number, how in batch.lost:
             self.lost += 1
             if not self.error:
@@ -121,6 +124,20 @@ class Result:
         new = [failure for failure in batch.failures if failure.fingerprint not in self.fingerprints]
         self.fingerprints.update(failure.fingerprint for failure in new)
         return new
+
+    def over(self, batch: Batch, settings: Settings) -> bool:
+        """Is the hunt over with this batch, the last one taken?"""
+        return self.saturated or batch.ends(keep_going=settings.keep_going)
+
+    @property
+    def evidence(self) -> str:
+        """What the status rests on."""
+        if self.findings:
+            return "found"
+        if self.exhausted:
+            return "exhausted: there is no other execution"
+        unseen = f"{self.seen.unseen_mass:.1%} of what executions do is unseen"
+        return f"saturated: {unseen}" if self.saturated else f"not found, about {unseen}"
 
     def settle(self, shard: Shard = WHOLE) -> None:
         """Derive the status from the findings; what one shard of several has not found, another may."""

@@ -56,12 +56,21 @@ class Seen:
         return len(self.counts) << self.shift
 
     @property
+    def saturated(self) -> bool:
+        """Is the next execution all but certain to be of a class that was seen?"""
+        return self.unseen_mass < SATURATED
+
+    @property
     def unseen_mass(self) -> float:
         """Estimated probability that the next execution is of a class not seen yet (1.0 before the first)."""
         if not self.total:
             return 1.0
         once = sum(1 for n in self.counts.values() if n == 1) << self.shift
         return min(1.0, once / self.total)
+
+
+#: A hunt is saturated when an execution is of a new class with less than this probability.
+SATURATED: Final = 0.001
 
 
 def _spread(key: int) -> int:

@@ -51,6 +51,9 @@ class Shard:
         return f"{self.index + 1}/{self.count}"
 
 
+#: A hunt that may end by saturation is looked at after so many executions, and after half as many more, and so on.
+CHECKPOINT_FIRST: Final = 1024
+
 WHOLE: Final = Shard()
 
 
@@ -68,6 +71,7 @@ class Settings:
         keep_going: go on after a finding, for others.
         hang_seconds: how long a thread may run without reaching a kernel operation.
         shard: which part of the execution numbers.
+        until_saturated: stop when hardly anything new is seen any more.
     """
 
     executions: int | None = None
@@ -79,6 +83,7 @@ class Settings:
     keep_going: bool = False
     hang_seconds: float = 5.0
     shard: Shard = WHOLE
+    until_saturated: bool = False
 
     def __post_init__(self) -> None:
         """Raises UsageError for a driver or a strategy that there is not."""
@@ -86,6 +91,19 @@ class Settings:
             raise UsageError(f"driver {self.driver!r}: there are {', '.join(DRIVERS)}")
         if self.strategy not in STRATEGIES:
             raise UsageError(f"strategy {self.strategy!r}: there are {', '.join(STRATEGIES)}")
+        if self.until_saturated and self.shard.count > 1:
+            raise UsageError(f"--until saturated: shard {self.shard} cannot know what the others see; leave one out")
+
+    def checkpoint(self, executions: int, limit: int) -> int:
+        """The next number of executions at which the hunt is looked at, and may end; `limit` if it is not."""
+        if not self.until_saturated:
+            return limit
+        step = CHECKPOINT_FIRST
+        while step <= executions:
+            if executions < step + step // 2:
+                return min(limit, step + step // 2)
+            step *= 2
+        return min(limit, step)
 
     def executions_of(self, scenario: Scenario) -> int:
         """How many executions are to be run at most, of this shard's."""

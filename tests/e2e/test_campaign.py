@@ -210,6 +210,17 @@ def test_a_campaign_is_gone_on_with_as_it_was_begun(folder: Path) -> None:
     assert "is not what it was" in stressvm(folder, "hunt", "--resume", str(log), status=2).err
 
 
+def test_a_hunt_ends_by_saturation_at_the_same_execution(folder: Path) -> None:
+    words = ("--until", "saturated", "--executions", "5000")
+    alone = hunt(folder, *words)
+    (one,) = (one for one in alone if one["name"] == "calm")
+    assert one["saturated"] is True
+    assert one["evidence"].startswith("saturated: ")
+    assert one["executions"] in (1024, 1536, 2048, 3072, 4096)
+    assert hunt(folder, *words, "-j", "2") == alone
+    assert "cannot know" in stressvm(folder, "hunt", *words, "--shard", "1/2", status=2).err
+
+
 def test_what_is_no_set_of_shards_is_not_merged(folder: Path) -> None:
     for number, words in enumerate([("1/2",), ("1/2",), ("2/2", "--seed", "2"), ("2/3",)]):
         shard, *more = words
