@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from stressvm.conform.lone import LoneThread
 from stressvm.vm import netbsd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stressvm.vm.netbsd import MapEntry, VmMap
 
@@ -55,6 +56,13 @@ class One(LoneThread):
     def unmap(self, page: int, pages: int = 1, flags: int = 0) -> None:
         """uvm_unmap."""
         self.now(netbsd.uvm_unmap(self.kmap, self.at(page), self.at(page + pages), flags))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """With the map read-locked."""
+        self.now(self.kmap.lock.lock_read())
+        yield
+        self.now(self.kmap.lock.unlock_read())
 
     def entry(self, page: int) -> MapEntry:
         """The entry that covers a page."""

@@ -60,8 +60,8 @@ def test_a_fixed_mapping_loses_its_place_between_unmap_and_map(strategy: str) ->
 def test_a_map_that_unmaps_a_page_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = netbsd.VmMap.unlink_range
 
-    def generous(vm_map: VmMap, start: int, end: int) -> list[MapEntry]:
-        return exact(vm_map, start, end + netbsd.PAGE_SIZE)
+    async def generous(vm_map: VmMap, start: int, end: int) -> list[MapEntry]:
+        return await exact(vm_map, start, end + netbsd.PAGE_SIZE)
 
     monkeypatch.setattr(netbsd.VmMap, "unlink_range", generous)
     result = _hunt("xz_workload", Settings(executions=20))
@@ -69,7 +69,7 @@ def test_a_map_that_unmaps_a_page_too_much_is_found(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_map_that_forgets_to_unmap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(_vm_map: VmMap, _start: int, _end: int) -> list[MapEntry]:
+    async def forgetful(_vm_map: VmMap, _start: int, _end: int) -> list[MapEntry]:
         return []
 
     monkeypatch.setattr(netbsd.VmMap, "unlink_range", forgetful)

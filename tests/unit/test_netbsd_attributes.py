@@ -200,11 +200,12 @@ def test_lookup_finds_the_entry_or_the_one_before_and_leaves_it_as_the_hint(one:
     one.map(1, 2)
     one.map(5, 1)
     first, last = one.entry(1), one.entry(5)
-    assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(2)) == (True, first)
-    assert one.kmap.hint is first
-    assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(3)) == (False, first)
-    assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(15)) == (False, last)
-    assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(0)) == (False, None)
+    with one.reading():
+        assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(2)) == (True, first)
+        assert one.kmap.hint is first
+        assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(3)) == (False, first)
+        assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(15)) == (False, last)
+        assert netbsd.uvm_map_lookup_entry(one.kmap, one.at(0)) == (False, None)
     assert getattr(one.kmap, "hint") is None  # noqa: B009 - mypy thinks that it is still `first`
 
 
@@ -212,9 +213,10 @@ def test_checkprot_wants_all_of_the_range(one: One) -> None:
     one.map(0, 2)
     one.map(2, 1, prot=READ)
     one.map(4, 1)
-    assert netbsd.uvm_map_checkprot(one.kmap, one.at(0), one.at(2), ALL)
-    assert netbsd.uvm_map_checkprot(one.kmap, one.at(1), one.at(3), READ)
-    assert not netbsd.uvm_map_checkprot(one.kmap, one.at(1), one.at(3), RW)
-    assert not netbsd.uvm_map_checkprot(one.kmap, one.at(2), one.at(5), READ), "a hole"
-    assert not netbsd.uvm_map_checkprot(one.kmap, one.at(4), one.at(6), READ), "the end"
-    assert not netbsd.uvm_map_checkprot(one.kmap, one.at(3), one.at(4), NONE), "nothing there"
+    with one.reading():
+        assert netbsd.uvm_map_checkprot(one.kmap, one.at(0), one.at(2), ALL)
+        assert netbsd.uvm_map_checkprot(one.kmap, one.at(1), one.at(3), READ)
+        assert not netbsd.uvm_map_checkprot(one.kmap, one.at(1), one.at(3), RW)
+        assert not netbsd.uvm_map_checkprot(one.kmap, one.at(2), one.at(5), READ), "a hole"
+        assert not netbsd.uvm_map_checkprot(one.kmap, one.at(4), one.at(6), READ), "the end"
+        assert not netbsd.uvm_map_checkprot(one.kmap, one.at(3), one.at(4), NONE), "nothing there"

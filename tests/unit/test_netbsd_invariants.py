@@ -190,8 +190,8 @@ def test_what_is_handed_out_twice_is_found() -> None:
 
 def test_a_range_that_is_unmapped_behind_its_owners_back_and_handed_out_again_is_found() -> None:
     class Generous(netbsd.VmMap):
-        def unlink_range(self, start: int, end: int) -> list[MapEntry]:
-            return super().unlink_range(start, end + PAGE)
+        async def unlink_range(self, start: int, end: int) -> list[MapEntry]:
+            return await super().unlink_range(start, end + PAGE)
 
     with One(cls=Generous) as one:
         first, second = (one.now(netbsd.uvm_km_alloc(one.kmap, PAGE, 0, VAONLY)) for _ in range(2))

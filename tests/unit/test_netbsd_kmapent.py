@@ -122,6 +122,26 @@ def test_who_fails_gives_the_entry_back(five: Five) -> None:
     assert five.used() == [1]
 
 
+def test_the_page_of_entries_itself_is_freed_by_mistake(five: Five) -> None:
+    """Its own entry lies in it; when that is given back there is one fewer used than the page itself counts for."""
+    assert five.alloc() == 1
+    five.free(1)
+    assert five.used() == [1]
+    with pytest.raises(Panic, match=r"the page of entries at 0x.* was unmapped with an entry in use"):
+        five.free(0)
+    assert five.k.trouble is not None
+    assert five.k.trouble.kind == "invariant"
+
+
+def test_the_page_of_entries_is_freed_with_entries_in_it_and_they_are_given_back_later(five: Five) -> None:
+    """While some are in use nobody notices; the last one given back is one too many."""
+    assert five.alloc() == 1
+    five.free(0)
+    assert five.ranges() == [(1, 2)]
+    with pytest.raises(Panic, match="was unmapped with an entry in use"):
+        five.free(1)
+
+
 def test_unmapping_reserves_two_entries_except_for_quantum_ranges(five: Five) -> None:
     assert five.map(4, 8, flags=NOMERGE) == 0
     used = five.used()

@@ -73,7 +73,8 @@ def uses(one: One) -> None:
     one.now(netbsd.uvm_map_protect(one.kmap, one.at(1), one.at(5), netbsd.VM_PROT_READ))
     one.now(netbsd.uvm_map_extract(one.kmap, one.at(1), PAGE, one.kmap))
     one.now(netbsd.uvm_map_pageable(one.kmap, one.at(0), one.at(2), new_pageable=False))
-    netbsd.uvm_map_lookup_entry(one.kmap, one.at(11))
+    with one.reading():
+        netbsd.uvm_map_lookup_entry(one.kmap, one.at(11))
 
 
 @pytest.mark.parametrize("options", [Options.DEBUG, Options.DEBUG_CHECK_MAP, Options.DEBUG | Options.DEBUG_CHECK_MAP])
@@ -99,6 +100,7 @@ def test_debug_panics_on_an_object_without_its_type() -> None:
     with One(options=Options.DEBUG) as one:
         one.map(0, 2)
         one.entry(0).object = netbsd.UvmObject()
+        one.now(one.kmap.lock.lock_read())
         with pytest.raises(Panic, match="bad entry"):
             netbsd.uvm_map_lookup_entry(one.kmap, one.at(1))
 

@@ -275,10 +275,10 @@ def test_the_kernels_recovery_unwires_the_wrong_ones() -> None:
 
 def test_with_that_mended_it_unwires_its_own() -> None:
     class Mended(netbsd.VmMap):
-        def undo_all(self, failed: netbsd.MapEntry) -> None:
+        async def undo_all(self, failed: netbsd.MapEntry) -> None:
             first = self.entries.first
             assert first is not None
-            self.undo_range(first, failed, self.max_offset)
+            await self.undo_range(first, failed, self.max_offset)
 
     with One(flags=PAGEABLE, fault=netbsd.FailingFault([LOW + 8 * PAGE]), min_offset=LOW, cls=Mended) as one:
         for page in (0, 3, 8):

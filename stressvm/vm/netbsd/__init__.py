@@ -60,6 +60,8 @@ from stressvm.vm.netbsd.flags import (
     UVM_MAP_QUANTUM,
     UVM_MAP_STATIC,
     UVM_UNKNOWN_OFFSET,
+    VM_BESTFIT,
+    VM_INSTANTFIT,
     VM_MAP_DYING,
     VM_MAP_INTRSAFE,
     VM_MAP_PAGEABLE,
@@ -67,11 +69,15 @@ from stressvm.vm.netbsd.flags import (
     VM_MAP_VACACHE,
     VM_MAP_WANTVA,
     VM_MAP_WIREFUTURE,
+    VM_NOSLEEP,
     VM_PROT_ALL,
     VM_PROT_EXECUTE,
     VM_PROT_NONE,
     VM_PROT_READ,
     VM_PROT_WRITE,
+    VM_SLEEP,
+    VMEM_ALLOC,
+    VMEM_FREE,
     Machine,
     MapKind,
     Options,
@@ -101,7 +107,6 @@ from stressvm.vm.netbsd.map_lock import (
     VmMapLock,
 )
 from stressvm.vm.netbsd.memory import (
-    KernelObject,
     Memory,
 )
 from stressvm.vm.netbsd.uvm_fault import (
@@ -116,6 +121,12 @@ from stressvm.vm.netbsd.uvm_km import (
     uvm_km_free,
     uvm_km_suballoc,
     vm_map_to_kernel,
+)
+from stressvm.vm.netbsd.uvm_km_kmem import (
+    kmem_arena,
+    uvm_km_kmem_alloc,
+    uvm_km_kmem_free,
+    uvm_km_va_starved_p,
 )
 from stressvm.vm.netbsd.uvm_km_poolpage import (
     uvm_km_alloc_poolpage,
@@ -144,6 +155,7 @@ from stressvm.vm.netbsd.uvm_map_extract import (
     uvm_map_replace,
 )
 from stressvm.vm.netbsd.uvm_object import (
+    KernelObject,
     UvmObject,
     VmAmap,
 )
@@ -156,6 +168,16 @@ from stressvm.vm.netbsd.vacache import (
 from stressvm.vm.netbsd.vm_map import VERSIONS, VmMap
 from stressvm.vm.netbsd.vm_map_entry import (
     MapEntry,
+)
+from stressvm.vm.netbsd.vmem import (
+    vmem_alloc,
+    vmem_free,
+    vmem_size,
+)
+from stressvm.vm.netbsd.vmem_arena import (
+    Btag,
+    BtType,
+    Vmem,
 )
 
 __all__ = [
@@ -219,6 +241,10 @@ __all__ = [
     "UVM_MAP_STATIC",
     "UVM_UNKNOWN_OFFSET",
     "VERSIONS",
+    "VMEM_ALLOC",
+    "VMEM_FREE",
+    "VM_BESTFIT",
+    "VM_INSTANTFIT",
     "VM_MAP_DYING",
     "VM_MAP_INTRSAFE",
     "VM_MAP_PAGEABLE",
@@ -226,11 +252,15 @@ __all__ = [
     "VM_MAP_VACACHE",
     "VM_MAP_WANTVA",
     "VM_MAP_WIREFUTURE",
+    "VM_NOSLEEP",
     "VM_PROT_ALL",
     "VM_PROT_EXECUTE",
     "VM_PROT_NONE",
     "VM_PROT_READ",
     "VM_PROT_WRITE",
+    "VM_SLEEP",
+    "BtType",
+    "Btag",
     "CallbackHead",
     "EntryPage",
     "FailingFault",
@@ -252,9 +282,11 @@ __all__ = [
     "VmAmap",
     "VmMap",
     "VmMapLock",
+    "Vmem",
     "kernel_access",
     "km_vacache_alloc",
     "km_vacache_free",
+    "kmem_arena",
     "round_page",
     "setup",
     "submap",
@@ -266,7 +298,10 @@ __all__ = [
     "uvm_km_free",
     "uvm_km_free_poolpage",
     "uvm_km_free_poolpage_cache",
+    "uvm_km_kmem_alloc",
+    "uvm_km_kmem_free",
     "uvm_km_suballoc",
+    "uvm_km_va_starved_p",
     "uvm_km_vacache_init",
     "uvm_map",
     "uvm_map_advice",
@@ -283,4 +318,7 @@ __all__ = [
     "uvm_unmap",
     "uvm_unmap_detach",
     "vm_map_to_kernel",
+    "vmem_alloc",
+    "vmem_free",
+    "vmem_size",
 ]

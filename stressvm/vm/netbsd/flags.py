@@ -56,6 +56,14 @@ UVM_LK_EXIT: Final = 0x2
 MCL_CURRENT: Final = 0x1
 MCL_FUTURE: Final = 0x2
 
+#: vmem(9): wait for room, or not; how blocks are searched; what vmem_size is asked about.
+VM_SLEEP: Final = 0x1
+VM_NOSLEEP: Final = 0x2
+VM_INSTANTFIT: Final = 0x1000
+VM_BESTFIT: Final = 0x2000
+VMEM_ALLOC: Final = 0x1
+VMEM_FREE: Final = 0x2
+
 #: Flags of a map.
 VM_MAP_PAGEABLE: Final = 0x01
 VM_MAP_INTRSAFE: Final = 0x02

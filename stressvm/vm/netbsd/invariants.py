@@ -192,7 +192,7 @@ def nothing_wrong(vm_map: MapBase) -> bool:
     """Do all of INVARIANTS hold, as far as one look can tell? False: they may not, so ask each one."""
     entries, ghost, lock = vm_map.entries, vm_map.ghost, vm_map.lock
     try:
-        entries._check()  # noqa: SLF001 - the entries' own proof
+        total = entries._check()  # noqa: SLF001 - the entries' own proof
     except AssertionError:
         return False
     if lock.timestamp.value != ghost.acquired & lock.timestamp_mask or (
@@ -203,21 +203,18 @@ def nothing_wrong(vm_map: MapBase) -> bool:
         return False
     if ghost.static and static(vm_map):
         return False
-    total = 0
-    if ghost.plain:
+    if not ghost.plain:
         for entry in entries:
-            total += entry.end - entry.start
-    else:
-        for entry in entries:
-            start, end = entry.start, entry.end
-            total += end - start
-            if entry.flags & F.UVM_MAP_NOMERGE and entry.seen != (start, end) and nomerge(vm_map) is not None:
+            seen = entry.seen
+            if entry.flags & F.UVM_MAP_NOMERGE and seen != (entry.start, entry.end) and nomerge(vm_map) is not None:
                 return False
             if (entry.etype or entry.object is not None or entry.offset) and not entry_type(entry):
                 return False
     if total + ghost.forgotten != vm_map.size:
         return False
-    if vm_map.first_free is not None and first_free(vm_map) is not None:
+    free = vm_map.first_free
+    at_min = free is None or (free.start == entries.min and free.owner is entries)
+    if not at_min and first_free(vm_map) is not None:
         return False
     new = ghost.placed
     if new is None:

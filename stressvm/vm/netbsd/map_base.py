@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 #: The versions of NetBSD whose behaviour is modelled.
 VERSIONS = ("5.2", "6")
 _PLAIN_MACHINE = F.Machine()
+_DIAGNOSTIC = F.Options.DIAGNOSTIC.value
+_DEBUG = (F.Options.DEBUG | F.Options.DEBUG_CHECK_MAP | F.Options.DEBUG_CHECK_RBTREE).value
 
 
 class VmMap:
     """See VmMap, which is the whole of it."""
+
+    #: 5.2, with memory: vmk_merged_entries: how many entries merging QUANTUM ranges has saved, for later splits.
+    merged_entries = 0
 
     def __init__(
         self,
@@ -115,8 +120,9 @@ class VmMap:
     def options(self, options: F.Options) -> None:
         self._options = options
         # Asking an enum costs more than most of what is asked about.
-        self.diagnostic = bool(options & F.Options.DIAGNOSTIC)
-        self.debug = bool(options & (F.Options.DEBUG | F.Options.DEBUG_CHECK_MAP | F.Options.DEBUG_CHECK_RBTREE))
+        value = options.value
+        self.diagnostic = bool(value & _DIAGNOSTIC)
+        self.debug = bool(value & _DEBUG)
 
     def whole(self) -> WholeMap:
         """Itself, for those of its bases that hand it on."""
@@ -126,6 +132,16 @@ class VmMap:
     def is_kernel(self) -> bool:
         """VM_MAP_IS_KERNEL: does it use the kernel's pmap?"""
         return self.kind is not F.MapKind.USER
+
+    def must_be_locked(self, call: str, *, write: bool = False) -> None:
+        """What a call of the kernel's relies on and does not assert: its caller has locked the map.
+
+        Without that it reads or changes entries that another thread may be changing. A panic of kind `invariant`.
+        """
+        if not (self.lock.write_held() if write else self.lock.held()):
+            me = self.k.threads[self.k.cur].name if self.k.cur >= 0 else "who builds the world"
+            text = f"{call}: {me} has not {'write-' if write else ''}locked {self.name}"
+            raise self.k.panic(text, "invariant")
 
     # ------------------------------------------------------------ look-up and clipping
 
@@ -182,6 +198,8 @@ class VmMap:
         front = self.entries.clip_start(entry, addr)
         if self.kmapents is not None:
             front.home = self.kmapents.for_split(entry)
+        elif self.memory is not None:
+            self.split_merged(entry)
         if entry.etype or entry.amap is not None:
             front.split(entry)
         if self.debug:
@@ -199,10 +217,24 @@ class VmMap:
         back = self.entries.clip_end(entry, addr)
         if self.kmapents is not None:
             back.home = self.kmapents.for_split(entry)
+        elif self.memory is not None:
+            self.split_merged(entry)
         if entry.etype or entry.amap is not None:
             entry.split(back)
         if self.debug:
             self.clip_ends(back, "clip_end")
+
+    def split_merged(self, entry: MapEntry) -> None:
+        """5.2: an entry for what a clip of a QUANTUM range splits off is one that a merge has saved, or there is none.
+
+        So what was mapped as one cannot be split: uvm_mapent_alloc_split panics. A map without memory is not so strict.
+        Locks: the write lock.
+        """
+        if not entry.flags & F.UVM_MAP_QUANTUM:
+            return
+        if not self.merged_entries:
+            raise self.k.panic(f"uvm_mapent_alloc_split: KASSERT(me): {entry!r} is QUANTUM, and was mapped as one")
+        self.merged_entries -= 1
 
     def clip_begins(self, entry: MapEntry, where: str) -> None:
         """DEBUG: what is checked before a clip."""

@@ -58,6 +58,8 @@ class VmMap(MapVa):
             align, offset = self.ghost.asked
             self.ghost.placed = (start, end, align, offset, left, right)
             self.size += end - start
+            if entry.flags & F.UVM_MAP_QUANTUM:
+                self.merged_entries += (entry.owner is None) + (dead is not None)
         if self.kmapents is None:
             await self.lock.unlock()
         else:
@@ -202,19 +204,17 @@ class VmMap(MapVa):
             self.map_check("unmap_remove entry")
         self.unmap_flags = flags
         start, end = max(start, self.min_offset), min(end, self.max_offset)
+        dead = await self.unlink_range(start, end)
         if self.memory is not None:
-            await self.memory.unmap(self, start, end, flags)
             self.memory.given_back(self, start, end)
-        dead = self.unlink_range(start, end)
-        if self.memory is not None:
             await self.update_before_unlock()
         if self.debug:
             self.map_check("unmap_remove leave")
         await self.wake_va_waiters()
         return dead
 
-    def unlink_range(self, start: int, end: int) -> list[MapEntry]:
-        """Clip at both ends and unlink what lies between."""
+    async def unlink_range(self, start: int, end: int) -> list[MapEntry]:
+        """Clip at both ends; unwire, unmap and unlink what lies between, entry by entry. Locks: the write lock."""
         found, entry = self.lookup(start) if self.debug else self.entries.lookup(start)
         self.hint = entry
         if found:
@@ -231,8 +231,8 @@ class VmMap(MapVa):
                 raise self.k.panic(f"uvm_unmap_remove: KASSERT: the entry at {entry.start:#x} is STATIC")
             if entry.end > end:
                 self.clip_end(entry, end)
-            if entry.wired_count or entry.object is not None:
-                self.remove_mappings(entry, self.unmap_flags)
+            if entry.wired_count or entry.object is not None or self.memory is not None:
+                await self.remove_mappings(entry, self.unmap_flags)
             after = self.entries.next_of(entry)
             if self.hint is entry:
                 self.forget_hint(entry)
@@ -254,22 +254,30 @@ class VmMap(MapVa):
         """`entry` is the first to leave (None: nothing is left from there on): first_free is before what leaves."""
         self.first_free = self.entries.prev_of(entry) if entry is not None else self.entries.last
 
-    def remove_mappings(self, entry: MapEntry, flags: int) -> None:
-        """Unwire an entry that leaves the map, and let go of the kernel object. Panics on 6 for that."""
+    async def remove_mappings(self, entry: MapEntry, flags: int) -> None:
+        """Unwire an entry that leaves the map, unmap it, and let go of the kernel object. Panics on 6 for that.
+
+        Locks: the write lock. Sleeps: over pages, for their locks, and on 5.2 for busy pages.
+        """
         if entry.wired_count:
-            self.unwire(entry)
-        if flags & F.UVM_FLAG_VAONLY or not self.flags.peek() & F.VM_MAP_PAGEABLE:
-            return
-        if entry.object is not None and entry.object.kernel:
+            await self.unwire(entry)
+        pageable = self.flags.peek() & F.VM_MAP_PAGEABLE
+        if not flags & F.UVM_FLAG_VAONLY and pageable and entry.object is not None and entry.object.kernel:
             if self.version != "5.2":
                 raise self.k.panic(f"uvm_unmap_remove: kernel object {self.name} {entry!r}: uvm_km_free is for that")
+            if self.memory is not None:
+                await self.memory.unmap_object(self, entry.start, entry.end)
             entry.etype &= ~F.UVM_ET_OBJ
             entry.object = None
+        elif self.memory is not None and not flags & F.UVM_FLAG_VAONLY:
+            await self.memory.unmap(self, entry, by_hand=not pageable)
+        if self.memory is not None and self.debug and self.options & F.Options.DEBUG:
+            await self.memory.check_unmapped(self, entry)
 
-    def unwire(self, entry: MapEntry) -> None:
-        """uvm_map_entry_unwire: not wired any more, however often it was. Locks: the write lock. Sleeps: no."""
+    async def unwire(self, entry: MapEntry) -> None:
+        """uvm_map_entry_unwire: not wired any more, however often it was. Locks: the write lock. Sleeps: as `UvmFault`."""
         entry.wired_count = 0
-        self.fault.unwire(entry.start, entry.end)
+        await self.fault.unwire(self.whole(), entry.start, entry.end)
 
     async def wake_va_waiters(self) -> None:
         """If somebody wants addresses: clear the flag and wake all sleepers. Locks: the write lock throughout."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
 
 _TIMESTAMP_MASK = 0xFFFFFFFF
+# An enum is slow to ask for its members.
+_WRITER = Rw.WRITER
 
 
 class MapLock(Protocol):
@@ -71,6 +73,9 @@ class MapLock(Protocol):
     def write_held(self) -> bool:
         """Does the current thread hold it for writing?"""
 
+    def held(self) -> bool:
+        """Does the current thread hold it in any way?"""
+
 
 def nothing() -> None:
     """What a lock without a map does when it is acquired."""
@@ -111,7 +116,7 @@ class VmMapLock:
         Locks: none of this map on entry; the write lock on exit. Sleeps: yes, on the lock or for the busy mark.
         """
         while True:
-            await self.rw.enter(Rw.WRITER)
+            await self.rw.enter(_WRITER)
             if not self.busy_by_other():
                 break
             await self.wait_while_busy()
@@ -123,7 +128,7 @@ class VmMapLock:
 
         Fails for a busy map, even if the caller marked it. Locks: the write lock on exit if True. Sleeps: no.
         """
-        if not await self.rw.tryenter(Rw.WRITER):
+        if not await self.rw.tryenter(_WRITER):
             return False
         if self.refuses_try():
             await self.rw.exit()
@@ -170,6 +175,10 @@ class VmMapLock:
     def write_held(self) -> bool:
         """Does the current thread hold it for writing?"""
         return self.rw.write_held()
+
+    def held(self) -> bool:
+        """Does the current thread hold it for reading or writing?"""
+        return self.rw.write_held() or self.rw.read_held()
 
     # ------------------------------------------------------------ the steps
 
@@ -263,6 +272,10 @@ class IntrsafeMapLock:
         raise self._refused("vm_map_unbusy")
 
     def write_held(self) -> bool:
+        """Does the current thread own the mutex?"""
+        return self.mutex.owned()
+
+    def held(self) -> bool:
         """Does the current thread own the mutex?"""
         return self.mutex.owned()
 

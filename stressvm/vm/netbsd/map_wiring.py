@@ -45,12 +45,18 @@ class VmMap(MapChange):
         """Is all of it wired, without a hole? Locks: the write lock."""
         return all(entry.wired_count and not self.hole_after(entry, end) for entry in self.from_entry(first, end))
 
-    def unwire_range(self, first: MapEntry, end: int) -> None:
-        """Clip the end and unwire, however often it was wired. Locks: the write lock."""
+    async def unwire_range(self, first: MapEntry, end: int) -> None:
+        """Clip the end and unwire, however often it was wired. Locks: the write lock. Sleeps: as `unwire`."""
         for entry in self.from_entry(first, end):
             self.clip_end(entry, end)
             if entry.wired_count:
-                self.unwire(entry)
+                await self.unwire(entry)
+
+    async def unwire_all(self) -> None:
+        """The same for all there is. Locks: the write lock. Sleeps: as `unwire`."""
+        for entry in self.from_entry(self.entries.first, self.max_offset):
+            if entry.wired_count:
+                await self.unwire(entry)
 
     # ------------------------------------------------------------ wiring, pass 1
 
@@ -112,6 +118,14 @@ class VmMap(MapChange):
                     return error, entry
         return 0, None
 
+    def prove_wired(self, first: MapEntry | None, end: int) -> None:
+        """The model's own: over pages, what is wired now has its pages, and they are wired. The map is still busy."""
+        if self.memory is None:
+            return
+        for entry in self.from_entry(first, end):
+            if entry.wired_count and entry.object is self.memory.kernel_object:
+                self.memory.wired_down(self, entry.start, entry.end)
+
     async def lock_again(self, timestamp: int) -> None:
         """After a fault failed: the write lock again, the mark off, and under DIAGNOSTIC: has nobody else locked it?
 
@@ -122,8 +136,11 @@ class VmMap(MapChange):
         if self.diagnostic and (timestamp + 1) & self.lock.timestamp_mask != self.lock.timestamp.peek():
             raise self.k.panic("uvm_map_pageable: stale map")
 
-    def undo_range(self, first: MapEntry, failed: MapEntry, end: int) -> None:
-        """One wiring less for all; what that leaves unwired is unwired for good. Locks: the write lock."""
+    async def undo_range(self, first: MapEntry, failed: MapEntry, end: int) -> None:
+        """One wiring less for all; what that leaves unwired is unwired for good.
+
+        Of the entry that failed, uvm_fault_wire has unwired the pages already. Locks: the write lock. Sleeps: as `unwire`.
+        """
         for entry in self.from_entry(failed, end):
             entry.wired_count -= 1
         for entry in self.from_entry(first, end):
@@ -131,7 +148,7 @@ class VmMap(MapChange):
                 break
             entry.wired_count -= 1
             if not entry.wired_count:
-                self.unwire(entry)
+                await self.unwire(entry)
 
     # ------------------------------------------------------------ all at once
 
@@ -146,8 +163,8 @@ class VmMap(MapChange):
                 self.needs_copy_resolved(entry)
                 entry.wired_count += 1
 
-    def undo_all(self, failed: MapEntry) -> None:
-        """As `undo_range`, for uvm_map_pageable_all. Locks: the write lock.
+    async def undo_all(self, failed: MapEntry) -> None:
+        """As `undo_range`, for uvm_map_pageable_all. Locks: the write lock. Sleeps: as `unwire`.
 
         The source has the last test the wrong way round: entries that somebody else has wired, too, are unwired for good,
         and the pages of those that nobody else has stay wired. So it is here.
@@ -162,4 +179,4 @@ class VmMap(MapChange):
                 continue
             entry.wired_count -= 1
             if entry.wired_count:
-                self.unwire(entry)
+                await self.unwire(entry)

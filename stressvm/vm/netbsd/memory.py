@@ -12,8 +12,10 @@ Wired memory has a page of its own for each address, which belongs to no object.
 lock held; a shortage is met page by page. Pageable memory is the kernel object's, gets its pages by faults, and can be
 paged out.
 
-Source: sys/uvm/uvm_km.c 1.138 ("6") and 1.101.4.2 ("5.2"), uvm_km_alloc, uvm_km_free, uvm_km_pgremove,
-uvm_km_pgremove_intrsafe, uvm_km_check_empty. Each step is a small method: planted defects override one.
+Pageable memory can be wired and unwired with uvm_map_pageable.
+
+Source: sys/uvm/uvm_km.c 1.138 ("6") and 1.101.4.2 ("5.2"), uvm_km_alloc, uvm_km_free. Each step is a small method: planted
+defects override one. How pages go is in `km_pages`, faults in `km_fault`, what must hold in `km_proofs`.
 """
 
 from __future__ import annotations
@@ -21,49 +23,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.kernel.errors import UsageError
-from stressvm.kernel.mutex import Mutex
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.km_fault import KmFault
 from stressvm.vm.netbsd.km_ledger import Ledger
+from stressvm.vm.netbsd.km_pages import KmPages
 from stressvm.vm.netbsd.uvm_map import uvm_unmap
-from stressvm.vm.netbsd.uvm_object import UvmObject
-from stressvm.vm.pages import UVM_FLAG_COLORMATCH, UVM_PGA_USERESERVE, UVM_PGA_ZERO, PagesOf, SwapPager
+from stressvm.vm.netbsd.uvm_object import KernelObject
+from stressvm.vm.pages import UVM_FLAG_COLORMATCH, UVM_PGA_USERESERVE, UVM_PGA_ZERO
 from stressvm.vm.pmap import VM_PROT_EXECUTE, VM_PROT_NONE, VM_PROT_RW, NetBSDPmap, machine
 from stressvm.vm.pmap.netbsd_pages import pmap_page_protect
 
 if TYPE_CHECKING:
-    from stressvm.kernel.kernel import Kernel
     from stressvm.vm.netbsd.map_base import VmMap as MapBase
     from stressvm.vm.netbsd.vm_map import VmMap
+    from stressvm.vm.netbsd.vmem_arena import Vmem
     from stressvm.vm.pages import Page, Swap, UvmPages
     from stressvm.vm.pmap import Machine
 
-#: __PGRM_BATCH: so many pages are looked up, unmapped together, and freed.
-PGRM_BATCH = 16
 #: Where kernel addresses are, if nobody says otherwise.
 VM_MIN_KERNEL_ADDRESS = 0xC000_0000
 VM_MAX_KERNEL_ADDRESS = 0x1_0000_0000
 
 
-class KernelObject(UvmObject):
-    """uvm_kernel_object: whose pages all pageable kernel memory is. An offset is a distance from kernel_map's minimum.
-
-    Args:
-        k: the kernel.
-        swap: where its pages can be written to; None: they stay.
-        name: as reports show it.
-    """
-
-    __slots__ = ("lock", "pager", "pages")
-
-    def __init__(self, k: Kernel, swap: Swap | None = None, name: str = "uvm_kernel_object") -> None:
-        super().__init__(name, kernel=True)
-        self.lock = Mutex(k, f"{name}.vmobjlock")
-        self.pages = PagesOf(managed=True)
-        self.pager = SwapPager(swap) if swap is not None else None
-
-
-class Memory:
+class Memory(KmPages):
     """See the module. One for each kernel; its maps share it.
 
     Args:
@@ -73,6 +55,7 @@ class Memory:
         pmap: the class of the kernel's pmap.
         min_address, max_address: what that can map.
         kernel_vm_end: its page tables reach up to here, and kernel_map grows them; None: they are all there.
+        wiredmax: uvmexp.wiredmax: how many pages may be wired, as far as uvm_map_pageable_all asks; None: a third of all.
 
     Attributes:
         machine, pmap, kernel_object: the processors, pmap_kernel(), uvm_kernel_object.
@@ -91,6 +74,7 @@ class Memory:
         min_address: int = VM_MIN_KERNEL_ADDRESS,
         max_address: int = VM_MAX_KERNEL_ADDRESS,
         kernel_vm_end: int | None = None,
+        wiredmax: int | None = None,
     ) -> None:
         self.k = uvm.k
         self.uvm = uvm
@@ -105,7 +89,7 @@ class Memory:
             kernel_vm_end=self.maxkaddr,
         )
         self.kernel_object = KernelObject(self.k, swap)
-        self.fault = KmFault(self)
+        self.fault = KmFault(self, wiredmax=len(uvm.pages) // 3 if wiredmax is None else wiredmax)
         self.ledger = Ledger()
         self.maps: list[MapBase] = []
         self.by_address = {page.phys_addr: page for page in uvm.pages}
@@ -114,6 +98,8 @@ class Memory:
 
     def attach(self, vm_map: MapBase) -> None:
         """While the world is built: a map of its own is given this memory.
+
+        Offsets in the kernel object count from the least address of all, so maps have parts of their own there.
 
         Raises:
             UsageError: it is a process's, or its addresses are not the pmap's, or another map's.
@@ -126,6 +112,7 @@ class Memory:
         for other in self.maps:
             if vm_map.min_offset < other.max_offset and other.min_offset < vm_map.max_offset:
                 raise UsageError(f"{vm_map!r} and {other!r} share addresses and memory: give one another min_offset")
+        vm_map.kernel_base = low
         self.maps.append(vm_map)
 
     async def remove_mappings(self, page: Page) -> None:
@@ -207,179 +194,57 @@ class Memory:
         await self.free_addresses(vm_map, addr, addr + size)
 
     async def free_contents(self, vm_map: VmMap, start: int, end: int, kind: int) -> None:
-        """What that type of memory has at its addresses. VAONLY has nothing, which only DEBUG makes sure of."""
+        """What that type of memory has at its addresses. VAONLY has nothing, which uvm_unmap makes sure of, with DEBUG."""
         if kind == F.UVM_KMF_PAGEABLE:
-            await self.pgremove(start - vm_map.kernel_base, end - vm_map.kernel_base, start)
+            await self.free_pageable(vm_map, start, end)
         elif kind == F.UVM_KMF_WIRED:
             await self.pgremove_intrsafe(vm_map, start, end)
-        elif vm_map.options & F.Options.DEBUG:
-            await self.check_empty(vm_map, start, end)
 
     async def free_addresses(self, vm_map: VmMap, start: int, end: int) -> None:
         """uvm_unmap1 with VAONLY, which tells the processors before the map is unlocked."""
         quantum = F.UVM_FLAG_QUANTUM if vm_map.version == "5.2" else 0
         await uvm_unmap(vm_map, start, end, F.UVM_FLAG_VAONLY | quantum)
 
-    async def pgremove(self, start: int, end: int, va: int) -> None:
-        """uvm_km_pgremove: unmap a range of pageable memory, free its pages and slots in swap; wait for busy pages.
+    # ------------------------------------------------------------ uvm_km_kmem_alloc and uvm_km_kmem_free (6)
 
-        5.2 frees the pages before it unmaps them; since a page that is mapped cannot be put on the free list here, that is
-        not modelled, and both versions unmap first.
+    async def uvm_kick_pdaemon(self) -> None:
+        """Tell the page daemon, if pages run low. Locks: takes uvm_fpageqlock. Sleeps: no, it spins."""
+        await self.uvm.uvm_fpageqlock.lock()
+        if self.uvm.needs_kick():
+            await self.uvm.wake_pagedaemon()
+        await self.uvm.release_fpageq()
 
-        Locks: none on entry and exit; takes the kernel object's and the paging queues'. Sleeps: for those, and for pages.
+    async def back_kmem(self, vm_map: VmMap, vm: Vmem, va: int, size: int, flags: int) -> bool:
+        """Give every address a page; False: there were too few for VM_NOSLEEP, and everything is undone.
 
-        Args:
-            start: bytes in the kernel object.
-            end: one past the last.
-            va: the address of `start`.
+        Locks: none. Sleeps: with VM_SLEEP, for pages.
         """
-        uvm, obj = self.uvm, self.kernel_object
-        await obj.lock.lock()
-        await self.pmap.remove(va, va + end - start)
-        off = start
-        while off < end:
-            page = uvm.uvm_pagelookup(obj, off)
-            if page is not None and page.busy:
-                await uvm.uvm_pagewait(page, "km_pgrm")
-                await obj.lock.lock()
-                off = uvm.after_wait(off)
-                continue
-            await uvm.remove_page(obj, off >> F.PAGE_SHIFT, page)
-            off += F.PAGE_SIZE
-        await obj.lock.unlock()
-
-    async def pgremove_intrsafe(self, vm_map: MapBase, start: int, end: int) -> None:
-        """uvm_km_pgremove_intrsafe: unmap and free the pages of a range, 16 at a time; what is not mapped is passed over.
-
-        6 unmaps a batch, then frees it; 5.2 frees all pages, and then unmaps. Either may leave processors that still
-        translate: nobody is told before pmap_update. Panics on a page that belongs to an object or is busy.
-
-        Locks: any, but not uvm_fpageqlock. Sleeps: no, it spins.
-        """
-        if vm_map.version == "5.2":
-            for va in range(start, end, F.PAGE_SIZE):
-                await self.free_pages(await self.batch(va, va + F.PAGE_SIZE))
-            await self.pmap.kremove(start, end - start)
-            return
-        va = start
-        while va < end:
-            found = await self.batch(va, end)
-            after = found[-1][0] + F.PAGE_SIZE if len(found) == PGRM_BATCH else end
-            await self.pmap.kremove(va, after - va)
-            await self.free_pages(found)
-            va = after
-
-    async def batch(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The first 16 addresses of a range that are mapped, and to where. Locks: any. Sleeps: no."""
-        found: list[tuple[int, int]] = []
-        for va in range(start, end, F.PAGE_SIZE):
-            mapped, pa = await self.pmap.extract(va)
-            if mapped:
-                found.append((va, pa))
-                if len(found) == PGRM_BATCH:
-                    break
-        return found
-
-    async def free_pages(self, found: list[tuple[int, int]]) -> None:
-        """The pages of a batch, which belong to nobody, are freed. Locks: as pgremove_intrsafe. Sleeps: no."""
-        for va, pa in found:
-            page = self.by_address.get(pa)
-            if page is None:
-                raise self.k.panic(f"uvm_km_pgremove_intrsafe: KASSERT(pg): {va:#x} is mapped to {pa:#x}")
-            if page.owner is not None or page.busy:
-                raise self.k.panic(f"uvm_km_pgremove_intrsafe: KASSERT: {page!r} at {va:#x} is an object's, or busy")
-            self.ledger.freed(page, va)
-            await self.uvm.uvm_pagefree(page)
-
-    async def check_empty(self, vm_map: MapBase, start: int, end: int) -> None:
-        """uvm_km_check_empty, DEBUG: panics if anything is mapped in a range, or in the kernel object there.
-
-        Locks: none; takes the kernel object's. Sleeps: for that. INTRSAFE maps are not looked at in the object.
-        """
-        obj = self.kernel_object
-        for va in range(start, end, F.PAGE_SIZE):
-            mapped, pa = await self.pmap.extract(va)
-            if mapped:
-                raise self.k.panic(f"uvm_km_check_empty: va {va:#x} has pa {pa:#x}")
-            if vm_map.intrsafe:
-                continue
-            await obj.lock.lock()
-            page = self.uvm.uvm_pagelookup(obj, va - vm_map.kernel_base)
-            await obj.lock.unlock()
+        at = va
+        while at < va + size:
+            if vm_map.diagnostic:
+                await self.assert_unmapped(at)
+            reserve = 0 if flags & F.VM_SLEEP else UVM_PGA_USERESERVE
+            page = await self.uvm.uvm_pagealloc(None, at, UVM_FLAG_COLORMATCH | reserve)
             if page is not None:
-                raise self.k.panic(f"uvm_km_check_empty: {va:#x} has {page!r} hashed")
+                await self.enter(at, page, 0)
+                at += F.PAGE_SIZE
+            elif flags & F.VM_SLEEP:
+                await self.uvm.uvm_wait("plpg")
+            else:
+                await self.unwind_kmem(vm_map, vm, va, size)
+                return False
+        await self.update()
+        return True
 
-    # ------------------------------------------------------------ uvm_unmap
+    async def unwind_kmem(self, vm_map: VmMap, vm: Vmem, va: int, size: int) -> None:
+        """Give back pages and addresses. The processors are not told: none can have used them. Locks: none. Sleeps: no."""
+        await self.pgremove_intrsafe(vm_map, va, va + size)
+        self.given_back(vm_map, va, va + size)
+        await vm.free(va, size)
 
-    async def unmap(self, vm_map: MapBase, start: int, end: int, flags: int) -> None:
-        """What uvm_unmap_remove does to pages and pmap, for all entries at once. Locks: the map's write lock.
-
-        VAONLY: nothing. In a map that is not PAGEABLE all memory is wired by hand, and freed with its addresses. In one that
-        is, 5.2 frees what lies in the kernel object, still with the map locked; 6 does not, and panics afterwards.
-        DEBUG: panics if anything is mapped then.
-        """
-        if not flags & F.UVM_FLAG_VAONLY:
-            if not vm_map.flags.peek() & F.VM_MAP_PAGEABLE:
-                await self.pgremove_intrsafe(vm_map, start, end)
-            elif vm_map.version == "5.2":
-                for entry in vm_map.entries:
-                    low, high = max(start, entry.start), min(end, entry.end)
-                    if entry.object is self.kernel_object and low < high:
-                        await self.pgremove(low - vm_map.kernel_base, high - vm_map.kernel_base, low)
-        if vm_map.options & F.Options.DEBUG:
-            for va in range(start, end, F.PAGE_SIZE):
-                if (await self.pmap.extract(va))[0]:
-                    raise self.k.panic(f"uvm_unmap_remove: has mapping: {va:#x} in {vm_map.name}")
-
-    # ------------------------------------------------------------ the model's own proofs
-
-    def handed_out(self, vm_map: MapBase, start: int, end: int) -> None:
-        """G15: nothing is mapped at addresses that enter the map, and no processor translates them. No switch."""
-        self.hold(vm_map, "G15 vacated", self.translated(start, end))
-
-    def translated(self, start: int, end: int) -> str | None:
-        """Is there anything in the tables, or in a TLB, at these addresses?"""
-        for found in self.pmap.translations(start, end):
-            return f"{found.va:#x} is handed out, and still mapped to {found.pa:#x}"
-        for tlb in self.pmap.tlbs:
-            for vpn in tlb.within(start, end):
-                return f"{vpn << F.PAGE_SHIFT:#x} is handed out, and cpu{tlb.cpu} still translates it"
-        return None
-
-    def given_back(self, vm_map: MapBase, start: int, end: int) -> None:
-        """G17: what was at addresses that leave the map is freed, pages by hand, pages and slots of the kernel object.
-
-        No switch.
-        """
-        wrong = self.ledger.given_back(start, end)
-        obj = self.kernel_object
-        slots = obj.pager.slots if obj.pager is not None else ()
-        if wrong is None and (obj.pages.resident or slots):
-            for va in range(start, end, F.PAGE_SIZE):
-                pindex = (va - vm_map.kernel_base) >> F.PAGE_SHIFT
-                page = obj.pages.lookup(pindex)
-                if page is not None or pindex in slots:
-                    wrong = f"{va:#x} is given back, and {page or 'its slot in swap'!r} has not been freed"
-        self.hold(vm_map, "G17 pages", wrong)
-
-    def returned(self, vm_map: MapBase, start: int, end: int) -> None:
-        """G15: a WIRED range that is returned has its pages, and the tables say so. No switch."""
-        self.hold(vm_map, "G15 wired", self.ledger.backed(start, end) or self.unlike_ledger(start, end))
-
-    def unlike_ledger(self, start: int, end: int) -> str | None:
-        """Do the tables have the pages that were entered?"""
-        there = {found.va: found for found in self.pmap.translations(start, end)}
-        for va in range(start, end, F.PAGE_SIZE):
-            found, (page, _) = there.get(va), self.ledger.wired[va]
-            if found is None or found.pa != page.phys_addr or not found.raw:
-                return f"{va:#x} is returned as wired memory with {page!r}, and mapped as {found}"
-        return None
-
-    def failed(self, vm_map: MapBase, call: int) -> None:
-        """G17: a call that has failed leaves nothing behind. No switch."""
-        self.hold(vm_map, "G17 undone", self.ledger.undone(call))
-
-    def hold(self, vm_map: MapBase, name: str, wrong: str | None) -> None:
-        """A violated invariant is a panic of kind `invariant`."""
-        if wrong is not None:
-            raise self.k.panic(f"{vm_map.name}: {name}: {wrong}", "invariant")
+    async def free_kmem(self, vm_map: VmMap, vm: Vmem, va: int, size: int) -> None:
+        """The pages, the processors, the addresses. Locks: none. Sleeps: no, it spins."""
+        await self.pgremove_intrsafe(vm_map, va, va + size)
+        await self.update()
+        self.given_back(vm_map, va, va + size)
+        await vm.free(va, size)

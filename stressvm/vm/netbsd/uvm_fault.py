@@ -1,8 +1,9 @@
-"""Page faults, as far as wiring needs them: what stands in for uvm_fault.c until there are pages.
+"""Page faults, as far as wiring needs them: what stands in for uvm_fault.c in maps that have no memory.
 
 A map has one of these. Wiring a range faults in each of its pages, with the map marked busy and unlocked; the class says
 what a fault does. `UvmFault` lets others run and succeeds; `FailingFault` fails at given pages; `LockingFault` does the
-part of a real fault that concerns the map: a look-up under its read lock.
+part of a real fault that concerns the map: a look-up under its read lock. The real thing, for maps with memory, is
+`stressvm.vm.netbsd.km_fault`.
 
 Source: sys/uvm/uvm_fault.c, uvm_fault_wire, uvm_fault_unwire_locked and the first step of uvm_fault.
 """
@@ -58,16 +59,41 @@ class UvmFault:
         Locks: none of the map. Sleeps: as `fault`. Returns: 0 or the error.
         """
         for va in range(start, end, F.PAGE_SIZE):
-            error = await self.fault(vm_map, va, access)
+            error = await self.fault_wired(vm_map, va, access)
             if error:
-                self.unwire(start, va)
+                if va != start:
+                    await self.undo(vm_map, start, va)
                 return error
             self.wired.add(va)
         return 0
 
-    def unwire(self, start: int, end: int) -> None:
-        """uvm_fault_unwire_locked: the pages of [start, end) are wired no more. Locks: the map's, any. Sleeps: no."""
+    async def fault_wired(self, vm_map: VmMap, va: int, access: int) -> int:
+        """uvm_fault_internal with UVM_FAULT_WIRE, for one page. Locks, sleeps, returns: as `fault`."""
+        return await self.fault(vm_map, va, access)
+
+    async def undo(self, vm_map: VmMap, start: int, end: int) -> None:
+        """uvm_fault_unwire: these have been wired, and the next could not be. Locks: none of the map."""
+        await self.unwire(vm_map, start, end)
+
+    async def unwire(self, vm_map: VmMap, start: int, end: int) -> None:  # noqa: ARG002 - for those that look at it
+        """uvm_fault_unwire_locked: the pages of [start, end) are wired no more.
+
+        Locks: the map's, any. Sleeps: no; over pages, for the kernel object's lock, the paging queues' and the pmap's.
+
+        Args:
+            vm_map: the map.
+            start: the first address, page aligned.
+            end: one past the last.
+        """
         self.wired.difference_update(range(start, end, F.PAGE_SIZE))
+
+    def uvmexp_wired(self) -> int:
+        """uvmexp.wired: how many pages are wired."""
+        return len(self.wired)
+
+    def pmap_wired_count(self) -> int:
+        """pmap_wired_count: how many mappings are, as far as `limit` asks."""
+        return len(self.wired)
 
 
 class FailingFault(UvmFault):

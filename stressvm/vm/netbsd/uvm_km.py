@@ -83,10 +83,10 @@ async def uvm_km_alloc(vm_map: VmMap, size: int, align: int, flags: int) -> int:
         call = memory.ledger.grant(va, va + size, kind)
         if kind == F.UVM_KMF_WIRED:
             if not await memory.back(vm_map, va, size, flags):
-                memory.failed(vm_map, call)
+                memory.failed(vm_map.name, call)
                 va = 0
             else:
-                memory.returned(vm_map, va, va + size)
+                memory.returned(vm_map.name, va, va + size)
     k.progress()
     return va
 
@@ -104,12 +104,15 @@ def _memory_of(vm_map: VmMap, call: str, flags: int) -> Memory:
 async def uvm_km_free(vm_map: VmMap, addr: int, size: int, flags: int) -> None:
     """Free what uvm_km_alloc returned: its pages, then its addresses. Wakes those who wait for addresses.
 
-    It is freed as what `flags` say, whatever it was: only DEBUG finds wired memory that is freed as VAONLY.
+    It is freed as what `flags` say, whatever it was: only DEBUG finds wired memory that is freed as VAONLY. 6 unmaps pages
+    and then frees them; 5.2 frees them while they are still mapped. Either tells the processors before the addresses are
+    free.
 
     Locks: none on entry and exit. Sleeps: for the map's lock, whatever the flags of the allocation were; for busy pages of
     pageable memory. Panics unless exactly one memory type is given, on an address that is not page aligned, and on a user
-    map; on 5.2, in a map that takes its entries out of itself, on a part of what was allocated as one; on wired memory freed
-    as pageable, and on pageable memory with pages freed as wired.
+    map; on 5.2, in a map with memory or one that takes its entries out of itself, on a part of what was allocated as one; on
+    wired memory freed as pageable, and on pageable memory with pages freed as wired; with DIAGNOSTIC on a size of 0, and on
+    wired memory of another map.
 
     Args:
         vm_map: the map it came from.

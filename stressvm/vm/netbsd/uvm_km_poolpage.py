@@ -1,4 +1,4 @@
-"""5.2: single pages for pool(9), with or without the map's pool of addresses. 6 has its vmem arena instead.
+"""5.2: single pages for pool(9), with or without the map's pool of addresses. 6 has its vmem arena: see `uvm_km_kmem`.
 
 The port is one without a direct map, so that a page needs an address. Without the pool, "may wait" means pages and locks,
 not addresses: with waitok a caller may still get nothing.
@@ -84,6 +84,8 @@ async def uvm_km_alloc_poolpage_cache(vm_map: VmMap, *, waitok: bool) -> int:
 async def uvm_km_free_poolpage_cache(vm_map: VmMap, addr: int) -> None:
     """Free what uvm_km_alloc_poolpage_cache returned: its page; the address stays with the pool.
 
+    The processors are told at once only with DEBUG, else when the address is used again or leaves the pool.
+
     Locks: none on entry and exit. Sleeps: for the pool's lock, unless the map is INTRSAFE; without a pool for the map's.
 
     Source: sys/uvm/uvm_km.c, uvm_km_free_poolpage_cache.
@@ -93,7 +95,8 @@ async def uvm_km_free_poolpage_cache(vm_map: VmMap, addr: int) -> None:
         await uvm_km_free_poolpage(vm_map, addr)
         return
     await memory.pgremove_intrsafe(vm_map, addr, addr + F.PAGE_SIZE)
-    await memory.update()
+    if vm_map.options & F.Options.DEBUG:
+        await memory.update()
     await km_vacache_free(vm_map, addr)
 
 

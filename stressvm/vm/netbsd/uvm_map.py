@@ -109,7 +109,13 @@ async def uvm_map(
     if (align or flags & _REMAINDERS) and not flags & F.UVM_FLAG_FIXED:
         vm_map.ghost.asked = vm_map.alignment(align, flags)
     error = await vm_map.enter(va, entry, flags)
-    if vm_map.memory is not None and not error and vm_map.options & F.Options.DEBUG and vm_map.is_kernel:
+    if (
+        vm_map.debug
+        and vm_map.memory is not None
+        and not error
+        and vm_map.options & F.Options.DEBUG
+        and vm_map.is_kernel
+    ):
         await vm_map.memory.check_empty(vm_map, va, va + size)
     return error, 0 if error else va
 
@@ -225,7 +231,7 @@ def uvm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, MapEntry | Non
     The map remembers the entry as its hint, even under the read lock. The entry may be used for as long as the lock is
     held.
 
-    Locks: the map's, for reading at least. Sleeps: no.
+    Locks: the map's, for reading at least, which the kernel does not assert and the model does. Sleeps: no.
 
     Args:
         vm_map: the map.
@@ -236,13 +242,14 @@ def uvm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, MapEntry | Non
 
     Source: sys/uvm/uvm_map.c, uvm_map_lookup_entry.
     """
+    vm_map.must_be_locked("uvm_map_lookup_entry")
     return vm_map.lookup(addr)
 
 
 def uvm_map_checkprot(vm_map: VmMap, start: int, end: int, prot: int) -> bool:
     """Ask whether all of [start, end) is mapped with at least that protection.
 
-    Locks: the map's, for reading at least. Sleeps: no.
+    Locks: the map's, for reading at least, which the kernel does not assert and the model does. Sleeps: no.
 
     Args:
         vm_map: the map.
@@ -255,6 +262,7 @@ def uvm_map_checkprot(vm_map: VmMap, start: int, end: int, prot: int) -> bool:
 
     Source: sys/uvm/uvm_map.c, uvm_map_checkprot.
     """
+    vm_map.must_be_locked("uvm_map_checkprot")
     found, entry = vm_map.lookup(start)
     if not found:
         return False

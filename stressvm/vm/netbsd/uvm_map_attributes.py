@@ -26,7 +26,10 @@ async def uvm_map_protect(vm_map: VmMap, start: int, end: int, new_prot: int, *,
     busy and unlocked meanwhile. The kernel wires the first entry of the range where it means the one that has changed,
     and so does the model: see `VmMap.to_wire`.
 
-    Locks: none on entry and exit. Sleeps: for the map's lock; what faults do may.
+    In a map with memory the pmap loses the rights that an entry loses, and processors are told before the map is unlocked.
+
+    Locks: none on entry and exit. Sleeps: for the map's lock; what faults do may; over pages for the kernel object's lock and
+    the pmap's. Panics on wired memory that nobody may access any more.
 
     Args:
         vm_map: the map.
@@ -49,11 +52,15 @@ async def uvm_map_protect(vm_map: VmMap, start: int, end: int, new_prot: int, *,
         for entry in vm_map.from_entry(first, end):
             vm_map.clip_end(entry, end)
             old_prot = vm_map.set_protection(entry, new_prot, set_max=set_max)
+            if vm_map.memory is not None and entry.protection != old_prot:
+                await vm_map.memory.protect(entry)
             wire = vm_map.wires_future(first, entry, old_prot, new_prot)
             if wire is not None and await uvm_map_pageable(
                 vm_map, wire.start, wire.end, new_pageable=False, lockflags=F.UVM_LK_ENTER | F.UVM_LK_EXIT
             ):
                 error = F.ENOMEM
+        if vm_map.memory is not None:
+            await vm_map.memory.update()
     await vm_map.lock.unlock()
     vm_map.k.progress()
     return error
@@ -123,9 +130,15 @@ async def uvm_map_pageable(vm_map: VmMap, start: int, end: int, *, new_pageable:
     Wirings are counted; to unwire ends them all at once. While pages are faulted in the map is busy and not locked: others
     may read it, and whoever wants to change it waits. A failure undoes everything but the clips.
 
+    In a map with memory it is for what uvm_km_alloc has allocated as PAGEABLE: pages are faulted in, wired, and keep away
+    from the page daemon. WIRED and VAONLY ranges have nothing to fault in, so to wire them is EFAULT, and to unwire them
+    EINVAL. uvm_km(9) says that only a whole allocation may be wired or unwired; 6 does not look at that and clips.
+
     Locks: none, or with UVM_LK_ENTER the write lock, which may be given up in between; with UVM_LK_EXIT the write lock on
-    exit, else none. Never the read lock. Sleeps: for the map's lock; what faults do may. Panics on a map that is not
-    VM_MAP_PAGEABLE, and with DIAGNOSTIC if somebody has locked the map for writing while it was busy and a fault failed.
+    exit, else none. Never the read lock. Sleeps: for the map's lock; what faults do may, so with memory for pages and swap.
+    Panics on a map that is not VM_MAP_PAGEABLE, with UVM_LK_ENTER without the lock, with DIAGNOSTIC if somebody has locked
+    the map for writing while it was busy and a fault failed, and on 5.2, with memory, on a part of what was allocated as
+    one.
 
     Args:
         vm_map: the map.
@@ -136,7 +149,7 @@ async def uvm_map_pageable(vm_map: VmMap, start: int, end: int, *, new_pageable:
 
     Returns:
         0; EFAULT if nothing is mapped at `start`; EINVAL for a hole, to wire what cannot be accessed, or to unwire what is
-        not wired; or what a fault returned.
+        not wired; or what a fault returned: EFAULT for WIRED and VAONLY memory.
 
     Source: sys/uvm/uvm_map.c, uvm_map_pageable.
     """
@@ -144,6 +157,9 @@ async def uvm_map_pageable(vm_map: VmMap, start: int, end: int, *, new_pageable:
         raise vm_map.k.panic(f"uvm_map_pageable: KASSERT(map->flags & VM_MAP_PAGEABLE): {vm_map!r}")
     if not lockflags & F.UVM_LK_ENTER:
         await vm_map.lock.lock()
+    elif not vm_map.lock.write_held():
+        me = vm_map.k.threads[vm_map.k.cur].name
+        raise vm_map.k.panic(f"uvm_map_pageable: KASSERT(rw_write_held(&map->lock)): {me} has not locked {vm_map.name}")
     start, end = vm_map.range_check(start, end)
     found, first = vm_map.lookup(start)
     if not found or first is None:
@@ -152,7 +168,7 @@ async def uvm_map_pageable(vm_map: VmMap, start: int, end: int, *, new_pageable:
         vm_map.clip_start(first, start)
         if not vm_map.may_unwire(first, end):
             return await _leave(vm_map, F.EINVAL, lockflags)
-        vm_map.unwire_range(first, end)
+        await vm_map.unwire_range(first, end)
         return await _leave(vm_map, 0, lockflags)
     if not vm_map.count_range(first, start, end):
         return await _leave(vm_map, F.EINVAL, lockflags)
@@ -168,8 +184,9 @@ async def _wire_counted(vm_map: VmMap, first: MapEntry, end: int, lockflags: int
     error, failed = await vm_map.fault_range(first, end)
     if failed is not None:
         await vm_map.lock_again(timestamp)
-        vm_map.undo_range(first, failed, end)
+        await vm_map.undo_range(first, failed, end)
         return await _leave(vm_map, error, lockflags)
+    vm_map.prove_wired(first, end)
     if lockflags & F.UVM_LK_EXIT:
         await lock.lock()
     await lock.unbusy()
@@ -209,9 +226,7 @@ async def uvm_map_pageable_all(vm_map: VmMap, flags: int, limit: int = 0) -> int
     lock = vm_map.lock
     await lock.lock()
     if not flags:
-        for entry in vm_map.entries:
-            if entry.wired_count:
-                vm_map.unwire(entry)
+        await vm_map.unwire_all()
         vm_map.flags.write(vm_map.flags.peek() & ~F.VM_MAP_WIREFUTURE)
         return await _leave(vm_map, 0, 0)
     if flags & F.MCL_FUTURE:
@@ -219,8 +234,10 @@ async def uvm_map_pageable_all(vm_map: VmMap, flags: int, limit: int = 0) -> int
     if not flags & F.MCL_CURRENT:
         return await _leave(vm_map, 0, 0)
     more = vm_map.wirable_bytes()
-    wired = len(vm_map.fault.wired)
-    if (more >> F.PAGE_SHIFT) + wired > vm_map.fault.wiredmax or (limit and more + wired * F.PAGE_SIZE > limit):
+    fault = vm_map.fault
+    if (more >> F.PAGE_SHIFT) + fault.uvmexp_wired() > fault.wiredmax or (
+        limit and more + fault.pmap_wired_count() * F.PAGE_SIZE > limit
+    ):
         return await _leave(vm_map, F.ENOMEM, 0)
     vm_map.count_all()
     timestamp = lock.timestamp.peek()
@@ -229,8 +246,9 @@ async def uvm_map_pageable_all(vm_map: VmMap, flags: int, limit: int = 0) -> int
     error, failed = await vm_map.fault_range(vm_map.entries.first, vm_map.max_offset)
     if failed is not None:
         await vm_map.lock_again(timestamp)
-        vm_map.undo_all(failed)
+        await vm_map.undo_all(failed)
         return await _leave(vm_map, error, 0)
+    vm_map.prove_wired(vm_map.entries.first, vm_map.max_offset)
     await lock.unbusy()
     vm_map.k.progress()
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.errors import UsageError
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.uvm_map import uvm_map_reserve, uvm_unmap
 
@@ -23,8 +24,8 @@ def uvm_map_replace(vm_map: VmMap, start: int, end: int, chain: list[MapEntry]) 
     With no mappings the range becomes free, and nobody who waits for addresses is told. A map in which the blank entry
     was first_free gets the last of the chain for it, even if there are holes before that.
 
-    Locks: the write lock throughout. Sleeps: no. Panics, with DIAGNOSTIC, on a chain that is out of order or reaches
-    beyond the range.
+    Locks: the write lock throughout, which the kernel does not assert and the model does. Sleeps: no. Panics, with
+    DIAGNOSTIC, on a chain that is out of order or reaches beyond the range.
 
     Args:
         vm_map: the map.
@@ -37,6 +38,7 @@ def uvm_map_replace(vm_map: VmMap, start: int, end: int, chain: list[MapEntry]) 
 
     Source: sys/uvm/uvm_map.c, uvm_map_replace.
     """
+    vm_map.must_be_locked("uvm_map_replace", write=True)
     return vm_map.replace(start, end, chain)
 
 
@@ -67,9 +69,14 @@ async def uvm_map_extract(
         EINVAL for a hole, with CONTIG; EIO if the reserved place is not as it was, and then with REMOVE the source may be
         unmapped already. (With RESERVED that place stays reserved. The kernel leaves the address in *dstaddrp even then.)
 
+    Raises:
+        UsageError: a map with memory: what extraction does to pages is not modelled.
+
     Source: sys/uvm/uvm_map.c, uvm_map_extract.
     """
     k = src.k
+    if src.memory is not None or dst.memory is not None:
+        raise UsageError(f"uvm_map_extract: {src!r} or {dst!r} has memory, and what becomes of pages is not modelled")
     if (start | length) & _PAGE_MASK:
         raise k.panic(f"uvm_map_extract: KASSERT: {start:#x} and {length:#x} are not whole pages")
     if flags & F.UVM_EXTRACT_REMOVE and flags & (F.UVM_EXTRACT_CONTIG | F.UVM_EXTRACT_QREF):

@@ -1,7 +1,7 @@
 """What stands behind an entry, as far as the map looks at it: memory objects and amaps, by their references.
 
-Source: sys/uvm/uvm_object.h, uvm_amap.c (amap_ref, amap_unref, amap_splitref, amap_extend, amap_copy). Their pages are
-not modelled here, so amaps have no slots: of amap_copy only the references are, without its chunking and without its
+Source: sys/uvm/uvm_object.h, uvm_amap.c (amap_ref, amap_unref, amap_splitref, amap_extend, amap_copy). Only the kernel
+object has pages, so amaps have no slots: of amap_copy only the references are, without its chunking and without its
 attempt to merge the entry with a neighbour.
 """
 
@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.mutex import Mutex
+from stressvm.vm.pages import PagesOf, SwapPager
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from stressvm.kernel.kernel import Kernel
+    from stressvm.vm.pages import Swap
 
 
 class UvmObject:
@@ -54,6 +60,24 @@ class UvmObject:
     def __repr__(self) -> str:
         """Name and references."""
         return f"<UvmObject {self.name}, {self.refs} references>"
+
+
+class KernelObject(UvmObject):
+    """uvm_kernel_object: whose pages all pageable kernel memory is. An offset is a distance from kernel_map's minimum.
+
+    Args:
+        k: the kernel.
+        swap: where its pages can be written to; None: they stay.
+        name: as reports show it.
+    """
+
+    __slots__ = ("lock", "pager", "pages")
+
+    def __init__(self, k: Kernel, swap: Swap | None = None, name: str = "uvm_kernel_object") -> None:
+        super().__init__(name, kernel=True)
+        self.lock = Mutex(k, f"{name}.vmobjlock")
+        self.pages = PagesOf(managed=True)
+        self.pager = SwapPager(swap) if swap is not None else None
 
 
 class VmAmap:

@@ -76,6 +76,7 @@ class VmMap(MapExtract):
             self.fill_range(start, end, F.UVM_MAP_STATIC | F.UVM_MAP_NOMERGE)
         elif self.kmapents is None:
             self.fill_range(start, end, F.UVM_MAP_QUANTUM if self.version == "5.2" else 0)
+            self.merged_entries += (end - start) // F.PAGE_SIZE - 1
         else:
             for at in range(start, end, F.PAGE_SIZE):
                 self.fill_range(at, at + F.PAGE_SIZE, F.UVM_MAP_QUANTUM)
