@@ -1,4 +1,4 @@
-"""FreeBSD's vm_map_wire: an entry can stay in transition for ever."""
+"""FreeBSD's vm_map_wire: an entry can stay in transition for ever, and users can wire more than they may."""
 
 from stressvm import Kernel, scenario
 from stressvm.vm import freebsd
@@ -103,3 +103,33 @@ def freebsd2013_protect_while_wiring(k: Kernel) -> None:
 def freebsd13_protect_while_wiring(k: Kernel) -> None:
     """13 waits until nobody wires in the map before it changes any protection."""
     protect_while_wiring(k, freebsd.VmMap13)
+
+
+@scenario(
+    expect="assertion", source="FreeBSD 13.0, sys/vm/vm_map.c, vm_map_wire_locked: the failure of a fault, and `done`"
+)
+def freebsd13_user_wired_given_back_twice(k: Kernel) -> None:
+    """An mlock(2) that fails gives back more than it has taken, and then users may wire more than vm.max_user_wired.
+
+    The first thread wires two pages, which are counted at once; the second cannot be read. While it faults, minherit(2)
+    cuts the mapping between the two. For the failure all that was counted is given back; then the pieces are undone, and
+    the first one, which was wired whole, is given back once more. One page is missing in the count from then on: of two
+    pages that users may have wired, it lets them have three. Nobody ever notices that the count is below nothing.
+    """
+    vm_map = freebsd.setup(k, pages=5, fault=freebsd.Fault([0x1_0000_1000]))
+    low = vm_map.min_offset
+    vm_map.insert(None, 0, low, low + 2 * PAGE)
+    vm_map.insert(None, 0, low + 2 * PAGE, low + 5 * PAGE, freebsd.VM_PROT_READ)
+    freebsd.user_wire_count(k).limit = 2 * PAGE
+
+    async def wire() -> None:
+        assert await freebsd.vm_map_wire(vm_map, low, low + 2 * PAGE, USER) == freebsd.KERN_OUT_OF_BOUNDS
+        await k.join(cutter)
+        result = await freebsd.vm_map_wire(vm_map, low + 2 * PAGE, low + 5 * PAGE, USER)
+        assert result == freebsd.KERN_RESOURCE_SHORTAGE, "users may wire two pages, and have wired three"
+
+    async def cut() -> None:
+        await freebsd.vm_map_inherit(vm_map, low + PAGE, low + 2 * PAGE, freebsd.VM_INHERIT_NONE)
+
+    cutter = k.spawn(cut, name="cut")
+    k.spawn(wire, name="wire")

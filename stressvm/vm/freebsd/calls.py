@@ -1,6 +1,6 @@
 """The calls of vm_map(9), by their names in the kernel.
 
-Sums of addresses and lengths wrap at 64 bits, as they do there. A call that takes a reference to an object takes over
+Sums of addresses and lengths wrap at 64 bits, as they do there; those that do not fit into 64 bits are a UsageError. A call that takes a reference to an object takes over
 the caller's if it returns KERN_SUCCESS, and leaves it with the caller if not.
 """
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.addresses import must_fit
 from stressvm.vm.freebsd.tunables import sysctl
 from stressvm.vm.freebsd.versions import VERSIONS
 from stressvm.vm.freebsd.vm_map_core import MapKind, Search
@@ -34,6 +35,7 @@ def vm_map_findspace(vm_map: VmMap, start: int, length: int) -> int | None:
 
     Source: sys/vm/vm_map.c, vm_map_findspace.
     """
+    must_fit("vm_map_findspace", start=start, length=length)
     if vm_map.version != "2013":
         vm_map.must_be_locked("vm_map_findspace")
     return vm_map.findspace(start, length)
@@ -71,6 +73,7 @@ def vm_map_insert(
 
     Source: sys/vm/vm_map.c, vm_map_insert.
     """
+    must_fit("vm_map_insert", offset=offset, start=start, end=end)
     return vm_map.insert(obj, offset, start, end, prot, max_prot, cow)
 
 
@@ -82,6 +85,7 @@ async def vm_map_delete(vm_map: VmMap, start: int, end: int) -> int:
 
     Source: sys/vm/vm_map.c, vm_map_delete.
     """
+    must_fit("vm_map_delete", start=start, end=end)
     return await vm_map.delete(start, end)
 
 
@@ -92,6 +96,7 @@ async def vm_map_remove(vm_map: VmMap, start: int, end: int) -> int:
 
     Source: sys/vm/vm_map.c, vm_map_remove.
     """
+    must_fit("vm_map_remove", start=start, end=end)
     await vm_map.lock.lock()
     result = await vm_map.delete(*vm_map.range_check(start, end))
     await vm_map.lock.unlock()
@@ -118,6 +123,7 @@ async def vm_map_fixed(
 
     Source: sys/vm/vm_map.c, vm_map_fixed.
     """
+    must_fit("vm_map_fixed", offset=offset, start=start, length=length)
     if obj is not None and cow & (F.MAP_STACK_GROWS_DOWN | F.MAP_STACK_GROWS_UP):
         raise vm_map.k.panic("vm_map_fixed: KASSERT: non-NULL backing object for stack")
     await vm_map.lock.lock()
@@ -169,6 +175,7 @@ async def vm_map_find(
 
     Source: sys/vm/vm_map.c, vm_map_find.
     """
+    must_fit("vm_map_find", offset=offset, addr=addr, length=length, max_addr=max_addr)
     request = Request(obj, offset, addr, length, max_addr, find_space, prot, max_prot, cow)
     found = await vm_map.find(request)
     vm_map.k.progress()
@@ -212,6 +219,7 @@ async def vm_map_find_min(
 
     Source: sys/vm/vm_map.c, vm_map_find_min.
     """
+    must_fit("vm_map_find_min", offset=offset, addr=addr, length=length, min_addr=min_addr, max_addr=max_addr)
     request = Request(obj, offset, addr, length, max_addr, find_space, prot, max_prot, cow)
     found = await vm_map.find_min(request, min_addr)
     vm_map.k.progress()
@@ -239,7 +247,8 @@ def vm_map_find_aligned(
     """
     if not isinstance(vm_map, Find13):
         raise UsageError("vm_map_find_aligned: version 2013 has no such call")
-    if alignment & (alignment - 1) or alignment < 0:
+    must_fit("vm_map_find_aligned", addr=addr, length=length, max_addr=max_addr, alignment=alignment)
+    if alignment & (alignment - 1):
         raise UsageError(f"vm_map_find_aligned: alignment={alignment:#x} is no power of two")
     vm_map.must_be_locked("vm_map_find_aligned")
     space = F.VMFS_SUPER_SPACE if not alignment else F.VMFS_ALIGNED_SPACE(alignment.bit_length() - 1)
@@ -277,6 +286,7 @@ async def vm_map_stack(
 
     Source: sys/vm/vm_map.c, vm_map_stack.
     """
+    must_fit("vm_map_stack", addrbos=addrbos, max_ssize=max_ssize)
     result = await vm_map.stack(addrbos, max_ssize, prot, max_prot, cow)
     vm_map.k.progress()
     return result
@@ -303,6 +313,7 @@ async def vm_map_growstack(vm_map: VmMap, addr: int, gap_entry: VmMapEntry | Non
 
     Source: sys/vm/vm_map.c, vm_map_growstack.
     """
+    must_fit("vm_map_growstack", addr=addr)
     result = await vm_map.growstack(addr, gap_entry)
     vm_map.k.progress()
     return result
@@ -326,6 +337,7 @@ async def vm_map_submap(vm_map: VmMap, start: int, end: int, submap: VmMap) -> i
 
     Source: sys/vm/vm_map.c, vm_map_submap.
     """
+    must_fit("vm_map_submap", start=start, end=end)
     result = await vm_map.submap(start, end, submap)
     vm_map.k.progress()
     return result
@@ -341,6 +353,7 @@ async def vm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, VmMapEntr
 
     Source: sys/vm/vm_map.c, vm_map_lookup_entry.
     """
+    must_fit("vm_map_lookup_entry", addr=addr)
     return await vm_map.lookup_entry(addr)
 
 

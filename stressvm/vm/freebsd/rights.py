@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.vm.freebsd.addresses import must_fit
+
 if TYPE_CHECKING:
     from stressvm.vm.freebsd.vm_map import VmMap
     from stressvm.vm.freebsd.vm_map_lookup import Found
@@ -33,6 +35,7 @@ async def vm_map_protect(vm_map: VmMap, start: int, end: int, new_prot: int, new
 
     Source: sys/vm/vm_map.c, vm_map_protect.
     """
+    must_fit("vm_map_protect", start=start, end=end)
     result = await vm_map.protect(start, end, new_prot, new_maxprot, flags)
     vm_map.k.progress()
     return result
@@ -50,6 +53,7 @@ async def vm_map_inherit(vm_map: VmMap, start: int, end: int, new_inheritance: i
 
     Source: sys/vm/vm_map.c, vm_map_inherit.
     """
+    must_fit("vm_map_inherit", start=start, end=end)
     result = await vm_map.inherit(start, end, new_inheritance)
     vm_map.k.progress()
     return result
@@ -80,6 +84,7 @@ async def vm_map_wire(vm_map: VmMap, start: int, end: int, flags: int) -> int:
 
     Source: sys/vm/vm_map.c, vm_map_wire.
     """
+    must_fit("vm_map_wire", start=start, end=end)
     result = await vm_map.wire(start, end, flags)
     vm_map.k.progress()
     return result
@@ -96,6 +101,7 @@ async def vm_map_unwire(vm_map: VmMap, start: int, end: int, flags: int) -> int:
 
     Source: sys/vm/vm_map.c, vm_map_unwire.
     """
+    must_fit("vm_map_unwire", start=start, end=end)
     result = await vm_map.unwire(start, end, flags)
     vm_map.k.progress()
     return result
@@ -122,6 +128,7 @@ async def vm_map_lookup(
 
     Source: sys/vm/vm_map.c, vm_map_lookup.
     """
+    must_fit("vm_map_lookup", vaddr=vaddr)
     return await vm_map.vm_map_lookup(vaddr, fault_type, copy=copy, grow=grow)
 
 
@@ -135,6 +142,7 @@ async def vm_map_lookup_locked(vm_map: VmMap, vaddr: int, fault_type: int) -> tu
 
     Source: sys/vm/vm_map.c, vm_map_lookup_locked.
     """
+    must_fit("vm_map_lookup_locked", vaddr=vaddr)
     return await vm_map.lookup_locked(vaddr, fault_type)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.addresses import must_fit
 from stressvm.vm.pages import Page
 from stressvm.vm.pmap import PageFault
 
@@ -37,6 +38,7 @@ async def vm_fault(vm_map: VmMap, vaddr: int, fault_type: int, *, wire: bool = F
 
     Source: sys/vm/vm_fault.c, vm_fault; in 10.4 vm_fault_hold.
     """
+    must_fit("vm_fault", vaddr=vaddr)
     result = await vm_map.fault.fault(vm_map, F.trunc_page(vaddr), fault_type, wire=wire)
     vm_map.k.progress()
     return result
@@ -60,6 +62,7 @@ async def vmspace_access(vm_map: VmMap, va: int, access: int, content: str | Non
 
     Source: sys/amd64/amd64/trap.c, trap_pfault.
     """
+    must_fit("vmspace_access", va=va)
     pmap = vm_map.pmap
     if pmap is None:
         raise UsageError(f"{vm_map.name} has no memory: make it with memory=Memory(...) to use it")

@@ -32,6 +32,9 @@ class FaultPages(FaultLookup):
             await self.free_page(fs.first, copy)
             fs.first.take(page, fs.first_pindex)
             page.clean = False
+            if store.swapped(fs.pindex) and store.pager is not None:
+                # A slot of it stays behind, and its contents are in no page of that object any more.
+                await store.pager.swap.add_only(1)
             await store.lock.unlock()
             await fs.first.lock.unlock()
         else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.addresses import must_fit
 from stressvm.vm.freebsd.versions import VERSIONS
 from stressvm.vm.freebsd.vm_map_core import MapKind
 from stressvm.vm.freebsd.vm_map_find import Request
@@ -38,6 +39,7 @@ async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
 
     Source: sys/vm/vm_kern.c, kmap_alloc_wait.
     """
+    must_fit("kmap_alloc_wait", size=size)
     size = F.round_page(size)
     cred = ucred(vm_map.k)
     if not cred.swap_reserve(size):
@@ -65,6 +67,7 @@ async def kmap_free_wakeup(vm_map: VmMap, addr: int, size: int) -> None:
 
     Source: sys/vm/vm_kern.c, kmap_free_wakeup.
     """
+    must_fit("kmap_free_wakeup", addr=addr, size=size)
     await vm_map.lock.lock()
     await vm_map.delete(F.trunc_page(addr), F.round_page(addr + size))
     await vm_map.wake_for_space()
@@ -91,6 +94,7 @@ async def kmem_suballoc(
 
     Source: sys/vm/vm_kern.c, kmem_suballoc; in 13 it is kmem_subinit, for which the caller has the memory.
     """
+    must_fit("kmem_suballoc", size=size)
     k = parent.k
     size = F.round_page(size)
     space = F.VMFS_SUPER_SPACE if superpage_align else F.VMFS_ANY_SPACE

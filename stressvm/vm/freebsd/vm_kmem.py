@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.addresses import must_fit
 from stressvm.vm.freebsd.vm_map_find import Request
 from stressvm.vm.freebsd.vm_object_pages import ObjectPages
 from stressvm.vm.freebsd.vmem import vmem_alloc, vmem_free, vmem_xalloc
@@ -323,6 +324,7 @@ async def kva_alloc(kmem: Kmem, size: int) -> int:
 
     Source: sys/vm/vm_kern.c, kva_alloc.
     """
+    must_fit("kva_alloc", size=size)
     error, addr = await vmem_alloc(kmem.kernel_arena, F.round_page(size), M_BESTFIT | M_NOWAIT)
     return 0 if error else addr
 
@@ -339,6 +341,7 @@ async def kva_free(kmem: Kmem, addr: int, size: int) -> None:
 
     Source: sys/vm/vm_kern.c, kva_free.
     """
+    must_fit("kva_free", addr=addr, size=size)
     kmem.pmap.assert_vacated(addr, addr + F.round_page(size))
     await vmem_free(kmem.kernel_arena, addr, F.round_page(size))
 
@@ -361,6 +364,7 @@ async def kmem_malloc(kmem: Kmem, size: int, flags: int, arena: Vmem | None = No
 
     Source: sys/vm/vm_kern.c, kmem_malloc.
     """
+    must_fit("kmem_malloc", size=size)
     addr = await kmem.malloc(F.round_page(size), flags, arena)
     if addr:
         kmem.k.progress()
@@ -384,6 +388,7 @@ async def kmem_back(kmem: Kmem, addr: int, size: int, flags: int) -> int:
 
     Source: sys/vm/vm_kern.c, kmem_back; in 13 kmem_back_domain.
     """
+    must_fit("kmem_back", addr=addr, size=size)
     result = await kmem.back(addr, size, flags)
     kmem.k.progress()
     return result
@@ -401,6 +406,7 @@ async def kmem_unback(kmem: Kmem, addr: int, size: int) -> None:
 
     Source: sys/vm/vm_kern.c, kmem_unback.
     """
+    must_fit("kmem_unback", addr=addr, size=size)
     await kmem.unback(addr, size)
     kmem.k.progress()
 
@@ -418,5 +424,6 @@ async def kmem_free(kmem: Kmem, addr: int, size: int, arena: Vmem | None = None)
 
     Source: sys/vm/vm_kern.c, kmem_free.
     """
+    must_fit("kmem_free", addr=addr, size=size)
     await kmem.free(arena or kmem.arena, addr, F.round_page(size))
     kmem.k.progress()

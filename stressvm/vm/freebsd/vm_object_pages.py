@@ -182,14 +182,13 @@ class ObjectPages:
     # ------------------------------------------------------------ with the lock
 
     async def drop_slots(self, first: int, end: int) -> None:
-        """swap_pager_freespace: what is in swap of a range is wanted no more. Locks: the object's, and the swap's."""
+        """swap_pager_freespace: what is in swap only, of a range, is wanted no more. Locks: the object's, and the swap's."""
         pager = self.pager
         if pager is None:
             return
         for at in sorted(at for at in pager.slots if first <= at < end):
             slot = pager.assign(at, 0)
-            if self.pages.lookup(at) is None:
-                await pager.swap.add_only(-1)
+            await pager.swap.add_only(-1)
             await pager.swap.free(slot)
 
     async def page_remove(self, first: int, end: int) -> None:
@@ -207,7 +206,11 @@ class ObjectPages:
             if not await phys.vm_page_tryxbusy(page):
                 await phys.vm_page_sleep_if_busy(page, "vmopar")
                 continue
+            # Its slot goes with it: what is in memory as well was never counted as in swap only.
+            slot = self.pager.assign(page.pindex, 0) if self.pager is not None else 0
             await self.free(page)
+            if slot and self.pager is not None:
+                await self.pager.swap.free(slot)
         await self.drop_slots(first, end)
         await self.lock.unlock()
 

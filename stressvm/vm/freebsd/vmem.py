@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from stressvm.vm.freebsd.addresses import must_fit
 from stressvm.vm.freebsd.vmem_arena import ENOMEM, Vmem, vmem_list
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def vmem_alloc(vm: Vmem, size: int, flags: int) -> tuple[int, int]:
 
     Source: sys/kern/subr_vmem.c, vmem_alloc.
     """
+    must_fit("vmem_alloc", size=size)
     size = vm.roundup(size)
     if size in vm.qcache:
         lock, cached = vm.qcache[size]
@@ -66,7 +68,8 @@ async def vmem_xalloc(
 
     Source: sys/kern/subr_vmem.c, vmem_xalloc.
     """
-    if size <= 0 or align & (align - 1) or align < 0:
+    must_fit("vmem_xalloc", size=size, align=align)
+    if not size or align & (align - 1):
         raise vm.k.panic(f"vmem_xalloc: MPASS: {vm.name}: size {size:#x}, align {align:#x}")
     addr = await vm.xalloc(size, flags, align or vm.quantum, wanted)
     if addr is None:
@@ -87,6 +90,7 @@ async def vmem_free(vm: Vmem, addr: int, size: int) -> None:
 
     Source: sys/kern/subr_vmem.c, vmem_free.
     """
+    must_fit("vmem_free", addr=addr, size=size)
     size = vm.roundup(size)
     if size in vm.qcache:
         lock, cached = vm.qcache[size]
@@ -105,6 +109,7 @@ async def vmem_xfree(vm: Vmem, addr: int, size: int) -> None:
 
     Source: sys/kern/subr_vmem.c, vmem_xfree.
     """
+    must_fit("vmem_xfree", addr=addr, size=size)
     await vm.xfree(addr, size)
     vm.k.progress()
 

@@ -358,8 +358,9 @@ async def vmspace_fork(vm1: Vmspace) -> tuple[Vmspace, int]:
         raise k.panic("vmspace_fork: KASSERT: lock failed")
     await fork.revoke_writing()
     fork.copy_map()
-    await fork.fill_copies()
+    # From the moment at which the entries are charged: copying pages may take a while, and others look.
     ucred(k).promised += fork.charge
+    await fork.fill_copies()
     for vm_map in (old, new):
         assert isinstance(vm_map.lock, UserMapLock), "the lock of a user map"
         vm_map.lock.leaving()
