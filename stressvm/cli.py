@@ -63,12 +63,11 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("paths", nargs="*", metavar="PATH", help="files, folders or names (default: as hunt)")
     _format(listing)
     _import(verbs.add_parser("import", help="a log of a real program becomes a workload"))
-    _conform(verbs.add_parser("conform", help="answer recorded vectors of the kernels' own code, and compare"))
+    _conform(verbs.add_parser("conform", help="answer recorded vectors, and compare"))
     _merge(verbs.add_parser("merge", help="the results of several shards become one"))
-    bench = verbs.add_parser("bench", help="the engine's and the map's own speed")
-    bench.add_argument("what", choices=("engine", "map"))
-    bench.add_argument("--quick", action="store_true", help="fewer rounds, wider noise")
-    _format(bench)
+    _bench(
+        verbs.add_parser("bench", help="the engine's and the map's own speed; executions to known bugs, by strategy")
+    )
     return top
 
 
@@ -104,6 +103,28 @@ def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
     _format(verb)
 
 
+def _bench(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("what", choices=("engine", "map", "strategies"))
+    verb.add_argument("--quick", action="store_true", help="fewer rounds or seeds, wider noise")
+    only = verb.add_argument_group("of bench strategies")
+    only.add_argument(
+        "--program", action="append", default=[], metavar="NAME", help="a published program (default: all)"
+    )
+    only.add_argument(
+        "--strategy",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a strategy, with its depth as in pct3 (default: all)",
+    )
+    only.add_argument("--seeds", metavar="N", help="hunts for each program and strategy (default: 20)")
+    only.add_argument("--cap", metavar="N", help="executions of each hunt at most (default: 10000)")
+    only.add_argument("-j", "--jobs", metavar="N", help="processes, a number or `auto` (default: auto)")
+    only.add_argument("--resume", metavar="DIR", help="go on with what was measured into this folder")
+    only.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
+    _format(verb)
+
+
 def _merge(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("folders", nargs="+", metavar="DIR", help="the log folder of each shard")
     verb.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
@@ -132,8 +153,13 @@ def _import(verb: argparse.ArgumentParser) -> None:
 
 def _conform(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("files", nargs="+", metavar="FILE.jsonl", help="vectors as JSON lines, plain or gzip")
-    verb.add_argument("--executions", default="2000", metavar="N", help="of each concurrent program (default: 2000)")
-    verb.add_argument("--seed", default="1", metavar="S", help="of these, a number or `random` (default: 1)")
+    verb.add_argument(
+        "--executions",
+        default="2000",
+        metavar="N",
+        help="of each search of a concurrent program, at most (default: 2000)",
+    )
+    verb.add_argument("--seed", default="1", metavar="S", help="of random ones, a number or `random` (default: 1)")
     _format(verb)
 
 

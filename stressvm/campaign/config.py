@@ -39,6 +39,14 @@ def positive(text: object) -> int:
     return number
 
 
+def count(text: object) -> int:
+    """A whole number from 0."""
+    number = int(str(text))
+    if number < 0:
+        raise ValueError("a whole number from 0")
+    return number
+
+
 def jobs(text: object) -> int:
     """A whole number from 1, or `auto` for one for each processor that may be used."""
     if text == "auto":
@@ -102,8 +110,9 @@ OPTIONS: Final[Mapping[str, Option]] = {
         duration, None, "D", "time for all scenarios together, like 90s, 10m, 24h (default: as long as it takes)"
     ),
     "seed": Option(seed, 1, "S", "seed of the campaign, a number or `random` (default: 1)"),
-    "strategy": Option(one_of(*STRATEGIES), "random", "|".join(STRATEGIES), "who goes next (default: random)"),
+    "strategy": Option(one_of(*STRATEGIES), "auto", "|".join(STRATEGIES), "who goes next (default: auto)"),
     "depth": Option(positive, 3, "d", "depth of the bugs that pct looks for (default: 3)"),
+    "preemptions": Option(count, None, "N", "the most preemptions that dfs and dpor use (default: any number)"),
     "max-steps": Option(
         positive, None, "N", "steps after which an execution is stopped (default: as the scenario says)"
     ),

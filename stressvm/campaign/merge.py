@@ -75,22 +75,30 @@ class Merging:
         """Put together; UsageError (as the result's error) where the scenario does not do what it did."""
         result = Result(self.subject)
         failures = sorted(self._failures(), key=lambda one: one[0])
-        if failures and not self.settings.keep_going:
-            del failures[1:]
-        stop = failures[0][0].number + 1 if failures and not self.settings.keep_going else None
+        ends = [shard.number_of(batch.stop - 1) for shard, batch in self._all() if batch.exhausted]
+        if not self.settings.keep_going:
+            ends += [failure.number for failure, _ in failures[:1]]
+        stop = min(ends) + 1 if ends else None
+        failures = [one for one in failures if stop is None or one[0].number < stop]
         try:
             for shard, ledger in self.shards:
                 for batch in await self._batches(shard, ledger, None if stop is None else shard.below(stop)):
                     result.executions += batch.executions
                     result.steps += batch.steps
                     result.seen.add(batch.classes, batch.executions)
-                    result.exhausted |= batch.exhausted
+                    if batch.exhausted:
+                        result.searched, result.exhausted, result.bounds = True, not batch.cut, batch.bounds
                 result.seconds += ledger.spent()
             await self._examine(result, failures, found)
         except UsageError as exc:
             result.error = str(exc)
         result.settle()
         return result
+
+    def _all(self) -> Iterator[tuple[Shard, Batch]]:
+        for shard, ledger in self.shards:
+            for batch in _stored(ledger):
+                yield shard, batch
 
     def _failures(self) -> Iterator[tuple[Failure, Ledger]]:
         for _, ledger in self.shards:

@@ -35,7 +35,7 @@ CREATE TABLE campaign (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE subject (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 CREATE TABLE batch (
     subject INTEGER NOT NULL, first INTEGER NOT NULL, executions INTEGER NOT NULL, steps INTEGER NOT NULL,
-    elapsed REAL NOT NULL, exhausted INTEGER NOT NULL, classes BLOB NOT NULL, failures BLOB NOT NULL,
+    elapsed REAL NOT NULL, exhausted TEXT, cut INTEGER NOT NULL, classes BLOB NOT NULL, failures BLOB NOT NULL,
     PRIMARY KEY (subject, first)
 ) WITHOUT ROWID;
 CREATE TABLE finding (
@@ -135,13 +135,13 @@ class Ledger:
     def batch(self, first: int) -> Batch | None:
         """The stored batch that begins there."""
         row = self.store.one(
-            "SELECT executions, steps, exhausted, classes, failures FROM batch WHERE subject = ? AND first = ?",
+            "SELECT executions, steps, exhausted, cut, classes, failures FROM batch WHERE subject = ? AND first = ?",
             self.number,
             first,
         )
         if row is None:
             return None
-        executions, steps, exhausted, classes, failures = row
+        executions, steps, exhausted, cut, classes, failures = row
         what = f"the batch of execution {first} of subject {self.number}"
         if not (isinstance(executions, int) and isinstance(steps, int) and isinstance(classes, bytes)):
             raise self.store.damaged(what)
@@ -154,7 +154,16 @@ class Ledger:
             ]
         except (TypeError, ValueError):
             raise self.store.damaged(what) from None
-        return Batch(first, executions, _from_bytes(classes), steps, 0.0, found, exhausted=bool(exhausted))
+        return Batch(
+            first,
+            executions,
+            _from_bytes(classes),
+            steps,
+            failures=found,
+            exhausted=exhausted is not None,
+            bounds=str(exhausted or ""),
+            cut=bool(cut),
+        )
 
     def next_first(self, number: int) -> int | None:
         """Where the first stored batch after that execution begins."""
@@ -164,13 +173,14 @@ class Ledger:
     def keep_batch(self, batch: Batch, seen: Seen, elapsed: float) -> None:
         """Store a batch; of its classes, those that are still counted."""
         self.store.write(
-            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self.number,
             batch.first,
             batch.executions,
             batch.steps,
             elapsed,
-            int(batch.exhausted),
+            batch.bounds if batch.exhausted else None,
+            int(batch.cut),
             _to_bytes(seen.kept(batch.classes)),
             orjson.dumps([list(failure) for failure in batch.failures]),
         )
@@ -205,6 +215,7 @@ class Ledger:
                 int(value["switches_before"]),
                 int(value["executions"]),
                 bool(value["cut"]),
+                bool(value["fewest"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self.store.damaged(what) from None
@@ -218,6 +229,7 @@ class Ledger:
             "switches_before": shrunk.switches_before,
             "executions": shrunk.executions,
             "cut": shrunk.cut,
+            "fewest": shrunk.fewest,
         }
         self.store.write(
             "INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", self.number, finding.fingerprint, orjson.dumps(facts)

@@ -144,6 +144,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         seed=values["seed"],
         strategy=values["strategy"],
         depth=values["depth"],
+        preemptions=values["preemptions"],
         driver=values["driver"],
         keep_going=values["keep-going"],
         hang_seconds=values["hang"],

@@ -40,6 +40,9 @@ FILE_BYTES_MAX: Final = 64 << 20
 
 _HANG_SECONDS: Final = 5.0
 
+#: Steps that `shrink` may spend on the search for a schedule with fewer preemptions; a hunt spends fewer.
+BOUNDED_STEPS: Final = 2_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -74,7 +77,7 @@ def shrink(args: argparse.Namespace) -> int:
 
     async def run() -> Any:
         async with stepped(loaded.subject.kernel()) as driver:
-            return await shrink_recording(loaded.subject, driver, recording)
+            return await shrink_recording(loaded.subject, driver, recording, bounded_steps=BOUNDED_STEPS)
 
     shrunk = run_trio(run)
     best = shrunk.best
@@ -88,6 +91,7 @@ def shrink(args: argparse.Namespace) -> int:
                 "kind": best.verdict.kind,
                 "fingerprint": best.verdict.fingerprint,
                 "executions": shrunk.executions,
+                "fewest_preemptions": shrunk.fewest,
                 "preemptions": [shrunk.preemptions_before, best.preemptions],
                 "steps": [len(recording.records), len(best.records)],
                 "schedule": blob,
@@ -100,6 +104,8 @@ def shrink(args: argparse.Namespace) -> int:
             f"{shrunk.switches_before} -> {sum(1 for choice in best.choices if choice)}, "
             f"steps {len(recording.records)} -> {len(best.records)}, in {shrunk.executions} executions"
         )
+        if shrunk.fewest:
+            print("no schedule with fewer preemptions shows it")
         if shrunk.cut:
             print("the limit of executions was reached; `stressvm shrink` with the result goes on")
         print(shlex.join([*program(), "replay", blob, *scenario_words(loaded.subject.scenario)]))

@@ -119,6 +119,10 @@ class HumanView(View):
         rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
         if result.status in ("clean", "missed"):
             rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
+        if result.bounds:
+            rate += f", {result.bounds}"
+        if result.searched and not result.exhausted:
+            rate += ", searched, but executions that did not end were cut short"
         if result.saturated:
             rate += ", saturated"
         print(f"{scenario.name:<34} {paint(word, colour, sys.stdout)} ({rate})", flush=True)
@@ -135,7 +139,7 @@ class HumanView(View):
             print("\n".join(f"    {line}".rstrip() for line in lines))
         print(
             f"    execution {finding.executions_to_find}; shrunk from {shrunk.preemptions_before} preemptions to "
-            f"{finding.recording.preemptions} in {shrunk.executions} executions"
+            f"{finding.recording.preemptions}{' (the fewest there are)' if shrunk.fewest else ''} in {shrunk.executions} executions"
             + (" (cut short: `stressvm shrink` goes on)" if shrunk.cut else "")
         )
         print(f"    {paint(command, 'bold', sys.stdout)}", flush=True)

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from stressvm.conform import freebsd, freebsd_case, freebsd_program, freebsd_programs, netbsd, netbsd_programs
+from stressvm.conform import (
+    freebsd,
+    freebsd_case,
+    freebsd_program,
+    freebsd_programs,
+    netbsd,
+    netbsd_programs,
+    small_program,
+    small_programs,
+)
 from stressvm.conform.records import read
 from stressvm.conform.tally import Tally
 from stressvm.kernel.errors import UsageError
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     #: Answers a line: the line, where to note what comes of it, executions of each program, their seed.
     Answers = Callable[[Record, Tally, int, int], None]
 
-#: Random executions of each concurrent program.
+#: Executions of each search of a concurrent program, at most.
 EXECUTIONS: int = 2_000
 
 
@@ -75,6 +84,12 @@ KINDS: Final = (
         freebsd_program.parse,
         {one.name: partial(_freebsd_programs, one) for one in freebsd_programs.PERSONALITIES},
     ),
+    Kind(
+        "small programs with exact figures (with `threads`, `vars`, `mutexes`, ...)",
+        small_program.is_program,
+        small_program.parse,
+        {"": small_programs.answer},
+    ),
 )
 
 
@@ -89,8 +104,8 @@ def conform(
 
     Args:
         path: JSON lines, plain or compressed by gzip.
-        executions: of each concurrent program.
-        seed: of these.
+        executions: of each search of a concurrent program, at most.
+        seed: of random ones.
         progress: called after each line, with the number of lines done and that of all lines.
 
     Returns:

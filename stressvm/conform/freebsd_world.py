@@ -91,7 +91,8 @@ class World:
     async def run(self, task: Task, operations: tuple[Operation, ...]) -> None:
         """A thread: its operations one after the other."""
         results = task.results
-        for operation in operations:
+        while len(results) < len(operations):
+            operation = operations[len(results)]
             if task.held in operation.held:
                 results.append(await getattr(self, operation.word)(task, operation.args))
             else:

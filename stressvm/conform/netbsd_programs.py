@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stressvm.conform import programs
+from stressvm.conform.netbsd_states import States
 from stressvm.conform.programs import text
 from stressvm.conform.tally import Differs
 from stressvm.explore.random_walk import RandomWalk
@@ -106,6 +107,7 @@ class Program:
         threads: the operations of each thread.
         timers: when a sleep for addresses times out.
         lost_wakeup: in some outcome a thread sleeps for addresses for ever beside room enough for it.
+        endless: it has schedules without an end; None if that is not recorded.
         outcomes: all that it can come to, each as text (see `Outcome`).
     """
 
@@ -117,6 +119,7 @@ class Program:
     threads: tuple[tuple[Operation, ...], ...]
     timers: Timers
     lost_wakeup: bool
+    endless: bool | None
     outcomes: frozenset[str]
 
 
@@ -142,6 +145,7 @@ def parse(record: Record) -> Program:
             threads=tuple(tuple(_operation(*op) for op in ops) for ops in fields["threads"]),
             timers=Timers(fields["mode"]),
             lost_wakeup=_yes_or_no("lost_wakeup", fields["lost_wakeup"]),
+            endless=_yes_or_no("unbounded", fields["unbounded"]) if "unbounded" in fields else None,
             outcomes=frozenset(text({name: outcome[name] for name in OUTCOME}) for outcome in fields["outcomes"]),
         )
         _validate(program)
@@ -211,8 +215,9 @@ class World:
     async def run(self, number: int) -> None:
         """A thread: its operations one after the other."""
         results = self.results[number]
-        for operation in self.program.threads[number]:
-            results.append(await self.perform(operation, results))
+        operations = self.program.threads[number]
+        while len(results) < len(operations):
+            results.append(await self.perform(operations[len(results)], results))
 
     async def perform(self, operation: Operation, results: list[Result]) -> Result:
         """One operation; `results` are the thread's earlier ones."""
@@ -308,22 +313,54 @@ def explore(
     )
 
 
+def match(program: Program, executions: int) -> Reached:
+    """Go through all states of a program, in so many executions at most."""
+    return programs.match(
+        lambda k: build(k, program),
+        States,
+        executions,
+        timers=program.timers,
+        known=program.outcomes | VERDICTS,
+    )
+
+
 def check(program: Program, tally: Tally, executions: int, seed: int) -> None:
-    """Run a program many times: it comes to nothing that it should not, and loses a wakeup only if it should.
+    """Run a program: it comes to all that it should and nothing else, and loses a wakeup only if it should.
+
+    If it has too many states for so many executions, as many random ones follow, and not every outcome need come about.
 
     Raises:
         Differs: it does not.
     """
-    until = "lost-wakeup" if program.lost_wakeup else ""
-    reached = explore(program, RandomWalk(seed), executions, until_kind=until, at_most=max(executions, SEARCH_MAX))
+    reached = match(program, executions)
     tally.executions += reached.executions
     tally.outcomes += len(program.outcomes)
-    tally.met += len(program.outcomes & set(reached.outcomes))
-    programs.compare(reached, program.outcomes, VERDICTS, seed)
+    met = set(reached.outcomes)
+    try:
+        programs.compare(reached, program.outcomes, VERDICTS, programs.MATCHED)
+        if reached.complete:
+            _compare_more(program, reached, programs.MATCHED)
+            return
+        tally.left_out[programs.TOO_MANY.format(executions)] += 1
+        until = "lost-wakeup" if program.lost_wakeup else ""
+        reached = explore(program, RandomWalk(seed), executions, until_kind=until, at_most=max(executions, SEARCH_MAX))
+        tally.executions += reached.executions
+        met |= set(reached.outcomes)
+        programs.compare(reached, program.outcomes, VERDICTS, f"seed {seed}")
+        _compare_more(program, reached, f"seed {seed}")
+    finally:
+        tally.met += len(program.outcomes & met)
+
+
+def _compare_more(program: Program, reached: Reached, how: str) -> None:
+    """What else is recorded of a program."""
+    where = f"{reached.executions} executions ({how})"
     if ("lost-wakeup" in reached.verdicts) != program.lost_wakeup:
         words = {True: "a lost wakeup", False: "no lost wakeup"}
-        where = f"{reached.executions} executions (seed {seed})"
         raise Differs(where, words[program.lost_wakeup], words[not program.lost_wakeup])
+    if reached.complete and program.endless is not None and bool(reached.circles) != program.endless:
+        words = {True: "schedules without an end", False: "none without an end"}
+        raise Differs(where, words[program.endless], words[not program.endless])
 
 
 def answer(record: Record, tally: Tally, executions: int, seed: int) -> None:

@@ -3,20 +3,26 @@
 A program's world can say, when an execution is over and nobody is unwound yet, what has come of it: its outcome, as one
 line of text. The recording holds the complete set of outcomes, so whatever is not in it is a difference, and then it is
 told how that came about.
+
+`match` goes through all states of a program, if they are not too many; then what it comes to is the complete set of the
+model's outcomes, endless schedules or not. `explore` runs so many executions as a strategy has them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import orjson
 import trio
 
 from stressvm.conform.tally import Differs
 from stressvm.explore.execution import Subject, execute
+from stressvm.explore.running import run_trio
 from stressvm.explore.scenario import scenario
+from stressvm.explore.state_key import StateKey
+from stressvm.explore.state_matching import StateMatching
 from stressvm.kernel.kernel import Timers
 from stressvm.kernel.stepped import stepped
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from stressvm.check.verdict import Verdict
+    from stressvm.explore import state_key
     from stressvm.kernel.driver import Driver
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.strategy import Strategy
@@ -31,12 +38,24 @@ if TYPE_CHECKING:
 #: Visible operations after which an execution counts as endless.
 STEPS_MAX = 2_000
 
+#: After so many executions an interrupt is heard.
+BREATH: Final = 64
+
+#: How executions are chosen that meet every state, in words.
+MATCHED: Final = "all states"
+
+#: Why something is left out.
+TOO_MANY: Final = "programs with states for more than {} executions: none comes to anything else, to all was not asked"
+
 
 class World(Protocol):
     """One execution of a program."""
 
     def outcome(self) -> str:
         """What has come of it, by `text`."""
+
+
+W = TypeVar("W", bound=World)
 
 
 def text(outcome: Mapping[str, Any]) -> str:
@@ -54,6 +73,8 @@ class Reached:
         outcomes: each outcome with the number of the first execution that had it.
         verdicts: each kind of finding with the first verdict of that kind.
         ways: for an outcome, and for a kind of finding, that is not known: how it came about first.
+        complete: there are no other outcomes.
+        circles: executions that came back to a state that they had been in: there are endless schedules.
     """
 
     executions: int = 0
@@ -61,6 +82,14 @@ class Reached:
     outcomes: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     ways: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
+    circles: int = 0
+
+
+async def breathe(executions: int) -> None:
+    """Every so many executions: be interrupted, if somebody wants that."""
+    if executions % BREATH == 0:
+        await trio.lowlevel.checkpoint()
 
 
 def _nothing_more(_: Reached) -> bool:
@@ -81,14 +110,14 @@ def explore(
 
     Args:
         build: makes its world, with the threads ready to go.
-        strategy: makes the choices.
+        strategy: makes the choices; a search may come to its end before.
         executions: how many.
         timers: when a sleep times out.
         known: outcomes and kinds of findings of which nobody will ask how they came about.
         enough: having done those, go on until this is true,
         at_most: but no further than this many in all.
     """
-    return trio.run(_explore, build, strategy, executions, timers, known, enough, at_most)
+    return run_trio(_explore, build, strategy, executions, timers, known, enough, at_most)
 
 
 async def _explore(
@@ -113,6 +142,60 @@ async def _explore(
             _note(driver, verdict, worlds[0], known, reached)
             driver.unwind()
             reached.executions += 1
+            await breathe(reached.executions)
+            if getattr(strategy, "exhausted", False):
+                reached.complete = not getattr(strategy, "bounds", "")
+                break
+    return reached
+
+
+def match(
+    build: Callable[[Kernel], W],
+    states: Callable[[W], state_key.World],
+    executions: int,
+    *,
+    timers: Timers = Timers.NEVER,
+    known: Collection[str] = (),
+) -> Reached:
+    """Go through all states of a program.
+
+    Args:
+        build: makes its world, with the threads ready to go.
+        states: says of a world what makes its state.
+        executions: how many at most; then it is not `complete`.
+        timers: when a sleep times out.
+        known: outcomes and kinds of findings of which nobody will ask how they came about.
+    """
+    return run_trio(_match, build, states, executions, timers, known)
+
+
+async def _match(
+    build: Callable[[Kernel], W],
+    states: Callable[[W], state_key.World],
+    executions: int,
+    timers: Timers,
+    known: Collection[str],
+) -> Reached:
+    worlds: list[W] = []
+    key = StateKey()
+    search = StateMatching(key)
+
+    def prepare(k: Kernel) -> None:
+        worlds[:] = [build(k)]
+        key.world = states(worlds[0])
+
+    subject = Subject(scenario(timers=timers, max_steps=STEPS_MAX)(prepare), {})
+    reached = Reached()
+    async with stepped(subject.kernel()) as driver:
+        while reached.executions < executions and not search.exhausted:
+            verdict = await execute(subject, driver, search, reached.executions)
+            if not search.pruned:
+                _note(driver, verdict, worlds[0], known, reached)
+            driver.unwind()
+            reached.executions += 1
+            await breathe(reached.executions)
+    reached.complete = search.exhausted and not search.bounds
+    reached.circles = search.circles
     return reached
 
 
@@ -140,14 +223,14 @@ def interleaving(k: Kernel) -> str:
     )
 
 
-def compare(reached: Reached, outcomes: Iterable[str], verdicts: Collection[str], seed: int) -> None:
-    """Hold what executions came to against what they may.
+def compare(reached: Reached, outcomes: Iterable[str], verdicts: Collection[str], how: str) -> None:
+    """Hold what executions came to against what they may, and, if that is complete, against what they must.
 
     Args:
         reached: what they came to.
         outcomes: the recorded ones.
         verdicts: kinds of findings that are none here.
-        seed: of the strategy, for people.
+        how: they were chosen, for people.
 
     Raises:
         Differs: they came to something else.
@@ -157,7 +240,9 @@ def compare(reached: Reached, outcomes: Iterable[str], verdicts: Collection[str]
         if outcome not in recorded:
             around = "recorded are\n{}\nit came about so\n{}".format("\n".join(recorded), reached.ways[outcome])
             known = f"one of the {len(recorded)} recorded outcomes"
-            raise Differs(f"execution {number} (seed {seed})", known, orjson.loads(outcome), around)
+            raise Differs(f"execution {number} ({how})", known, orjson.loads(outcome), around)
     for kind, verdict in reached.verdicts.items():
         if kind not in verdicts:
-            raise Differs(f"an execution (seed {seed})", f"no {kind}", verdict.text, reached.ways[kind])
+            raise Differs(f"an execution ({how})", f"no {kind}", verdict.text, reached.ways[kind])
+    if reached.complete and (never := sorted(set(recorded) - reached.outcomes.keys())):
+        raise Differs(f"all {reached.executions} executions ({how})", orjson.loads(never[0]), "never")

@@ -6,7 +6,6 @@ in any order, and put together in order of number: `Result.take`.
 
 from __future__ import annotations
 
-import math
 import time
 from array import array
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
+from stressvm.explore.auto import Auto
 from stressvm.explore.execution import digests, execute, record
+from stressvm.explore.searching import AUDITED, Outcome, Searcher
+from stressvm.explore.seen import class_of
 from stressvm.explore.tape import Follow
-from stressvm.kernel.errors import StressvmError, UsageError
+from stressvm.kernel.errors import ReplayDiverged, StressvmError, UsageError
 from stressvm.kernel.looped import looped
 from stressvm.kernel.stepped import stepped
 from stressvm.kernel.watchdog import Watchdog
@@ -28,17 +30,16 @@ if TYPE_CHECKING:
     from stressvm.explore.execution import Subject
     from stressvm.explore.settings import Settings
     from stressvm.kernel.driver import Driver
-    from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.strategy import Strategy
 
 #: Executions under way at once in one loop with the driver `trio`; more share the cost of a pass no further.
 LANES: Final = 8
 
+#: In a portfolio the search gives up where an execution takes so many times as many steps as the pilot.
+LONGER_THAN_PILOT: Final = 8
+
 #: How long executions go on before anything else is looked at, in seconds.
 SLICE_SECONDS: Final = 0.05
-
-#: The first executions also look for misuse that takes time to look for.
-AUDITED: Final = 16
 
 
 def never() -> bool:
@@ -66,7 +67,8 @@ class Batch:
         steps: of all together.
         failures: those that showed a bug, the first of each fingerprint.
         seconds: that it took.
-        exhausted: there is no further execution.
+        exhausted: there is no further execution within `bounds` (in words; "" for none).
+        cut: with that, executions that did not end were cut short, so that what `exhausted` says is not much.
         error: why the next one cannot be run.
         lost: executions that ended the process they ran in, and how.
     """
@@ -78,6 +80,8 @@ class Batch:
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     exhausted: bool = False
+    bounds: str = ""
+    cut: bool = False
     error: StressvmError | None = None
     lost: tuple[tuple[int, str], ...] = ()
 
@@ -109,6 +113,9 @@ class _Span:
         self.done: list[_Done] = []
         self.failures: list[tuple[int, Failure]] = []
         self.errors: dict[int, StressvmError] = {}
+        self.exhausted = False
+        self.bounds = ""
+        self.cut = False
 
     def batch(self) -> Batch:
         """In order of number, up to where it stopped."""
@@ -121,12 +128,10 @@ class _Span:
                 known.add(failure.fingerprint)
                 batch.failures.append(failure)
         batch.error = self.errors.get(self.stop)
+        batch.exhausted = self.exhausted
+        batch.bounds = self.bounds
+        batch.cut = self.cut
         return batch
-
-
-def class_of(k: Kernel) -> int:
-    """What stands for the interleaving that the kernel has just been through: an integer of 64 bits."""
-    return hash(tuple(k.picks)) & 0xFFFFFFFFFFFFFFFF
 
 
 class Runner:
@@ -134,46 +139,35 @@ class Runner:
 
     Attributes:
         spare: a driver for repeating and shrinking, which no batch uses.
+        searcher: runs what a search decides: everything, or in a portfolio its part; None where nothing is searched.
     """
 
-    def __init__(self, subject: Subject, settings: Settings, lanes: list[Driver], spare: Driver) -> None:
+    def __init__(
+        self, subject: Subject, settings: Settings, lanes: list[Driver], searcher: Searcher | None, spare: Driver
+    ) -> None:
         self.subject = subject
         self.settings = settings
         self.lanes = lanes
+        self.searcher = searcher
         self.spare = spare
         self.strategies: list[Strategy] = []
         self.shard = settings.shard
         self.pilot: Batch | None = None
-        #: The next number of a search, which goes through its executions in order.
-        self.position = 0
 
     async def run(self, first: int, stop: int, seconds: float, pause: Callable[[], bool] = never) -> Batch:
         """Executions from `first` to before `stop`, as far as they get in that time: one at least.
 
-        It ends early after a bug (unless told to keep going), where a scenario cannot be run, and after about
-        SLICE_SECONDS when `pause` says so.
+        It ends early after a bug (unless told to keep going), where there is nothing more to search or a scenario cannot
+        be run, and after about SLICE_SECONDS when `pause` says so.
         """
-        sequential = self.settings.sequential
-        if sequential and first < self.position:
-            self.pilot = None
         if self.pilot is None:
             self.pilot = await self._pilot()
-            self.position = self.shard.index == 0
         pilot = self.pilot
-        if self.shard.index == 0 and first == 0 and (stop == 1 or pilot.ends(keep_going=self.settings.keep_going)):
+        if self.shard.index or first:
+            return await self._span(first, stop, seconds, pause)
+        if stop == 1 or pilot.ends(keep_going=self.settings.keep_going):
             return pilot
-        while sequential and self.position < first:
-            # A search begun elsewhere: what it has been through is gone through again, uncounted.
-            self.position = (await self._span(self.position, first, math.inf, pause)).stop
-        begin = first
-        if self.shard.index == 0 and first == 0:
-            begin = 1
-        batch = await self._span(begin, stop, seconds, pause)
-        self.position = batch.stop
-        if begin != first:
-            batch = _joined(pilot, batch)
-        batch.exhausted = sequential and bool(getattr(self.strategies[0], "exhausted", False))
-        return batch
+        return _joined(pilot, await self._span(1, stop, seconds, pause))
 
     async def _span(self, first: int, stop: int, seconds: float, pause: Callable[[], bool]) -> Batch:
         span = _Span(first, stop, seconds)
@@ -187,28 +181,38 @@ class Runner:
 
     async def _pilot(self) -> Batch:
         """Execution 0, for every strategy to learn from, with what only one execution can afford to look for."""
-        self.strategies = [self.settings.make_strategy() for _ in self.lanes]
-        batch = Batch(0)
-        for lane, strategy in reversed(list(zip(self.lanes, self.strategies, strict=True))):
-            verdict = await execute(self.subject, lane, strategy, 0, audit=True)
-            k = lane.k
-            batch = Batch(0, 1, array("Q", [class_of(k)]), len(k.trace))
-            picks = tuple(k.picks)
-            digest = digests(k.trace)
-            if verdict is not None:
-                batch.failures.append(Failure(0, picks, verdict.kind, verdict.fingerprint))
-            lane.unwind()
-        again = await record(self.subject, self.spare, Follow(picks))
-        if again.digests != digest:
+        outcome: Outcome | None = None
+        if self.settings.sequential:
+            assert self.searcher is not None
+            self.strategies = [self.searcher.search]
+            outcome = await self.searcher.execute(0)
+        else:
+            self.strategies = [self.settings.make_strategy() for _ in self.lanes]
+            for lane, strategy in zip(self.lanes, self.strategies, strict=True):
+                verdict = await execute(self.subject, lane, strategy, 0, audit=True)
+                k = lane.k
+                outcome = Outcome(len(k.trace), class_of(k), tuple(k.picks), verdict, digests(k.trace))
+                lane.unwind()
+            if self.searcher is not None and outcome is not None:
+                # Whoever goes on for much longer than the pilot goes round a loop.
+                self.searcher.shorten(LONGER_THAN_PILOT * outcome.steps)
+        assert outcome is not None
+        if self.searcher is None or not self.searcher.loops:
+            await self._repeat(outcome)
+        span = _Span(0, 1, 0.0)
+        self._note(span, 0, 0, outcome)
+        if not outcome.picks:
+            # No decision at all: this is the only execution that there is.
+            span.exhausted = True
+        return span.batch()
+
+    async def _repeat(self, outcome: Outcome) -> None:
+        again = await record(self.subject, self.spare, Follow(outcome.picks))
+        if again.digests != outcome.digest:
             raise UsageError(
-                f"scenario {self.subject.scenario.name} is not deterministic: the same schedule gave a trace of {batch.steps} "
+                f"scenario {self.subject.scenario.name} is not deterministic: the same schedule gave a trace of {outcome.steps} "
                 f"steps, then another of {len(again.records)}; something outside the kernel's objects decides"
             )
-        # No decision at all: this is the only execution that there is.
-        batch.exhausted = not picks or (
-            self.settings.sequential and bool(getattr(self.strategies[0], "exhausted", False))
-        )
-        return batch
 
     async def _lane(self, lane: Driver, strategy: Strategy, span: _Span, pause: Callable[[], bool]) -> None:
         """Execution after execution, whatever number is next."""
@@ -217,6 +221,7 @@ class Runner:
         done = span.done
         keep_going = self.settings.keep_going
         number_of = self.shard.number_of
+        searching = self.searcher is not None
         monotonic = time.monotonic
         look = monotonic() + SLICE_SECONDS
         while span.next < span.stop:
@@ -224,24 +229,65 @@ class Runner:
             span.next = index + 1
             number = number_of(index)
             try:
-                verdict = await execute(subject, lane, strategy, number, audit=index < AUDITED)
+                if not searching or not await self._searched(strategy, span, index, number):
+                    verdict = await execute(subject, lane, strategy, number, audit=index < AUDITED)
+                    done.append(_Done(index, len(k.trace), class_of(k)))
+                    if verdict is not None:
+                        span.failures.append(
+                            (index, Failure(number, tuple(k.picks), verdict.kind, verdict.fingerprint))
+                        )
+                        if not keep_going:
+                            span.stop = min(span.stop, index + 1)
+                    if k.alive:
+                        lane.unwind()
             except StressvmError as exc:
                 span.errors[index] = exc
                 span.stop = min(span.stop, index)
                 return
-            done.append(_Done(index, len(k.trace), class_of(k)))
-            if verdict is not None:
-                span.failures.append((index, Failure(number, tuple(k.picks), verdict.kind, verdict.fingerprint)))
-                if not keep_going:
-                    span.stop = min(span.stop, index + 1)
-            if k.alive:
-                lane.unwind()
             now = monotonic()
             if now >= look:
                 look = now + SLICE_SECONDS
                 if now >= span.pause or pause():
                     span.stop = min(span.stop, span.next)
                     return
+
+    async def _searched(self, strategy: Strategy, span: _Span, index: int, number: int) -> bool:
+        """Run the execution, if it is the search's."""
+        searcher = self.searcher
+        assert searcher is not None
+        if isinstance(strategy, Auto):
+            turn = strategy.turn(number)
+            if turn < 0 or searcher.given_up or searcher.loops:
+                return False
+            try:
+                outcome = await searcher.execute(turn)
+            except (UsageError, ReplayDiverged):
+                # The samplers do not need what a search relies on.
+                return False
+            if outcome is None:
+                return False
+        else:
+            outcome = await searcher.execute(number)
+            assert outcome is not None
+        self._note(span, index, number, outcome)
+        return True
+
+    def _note(self, span: _Span, index: int, number: int, outcome: Outcome) -> None:
+        span.done.append(_Done(index, outcome.steps, outcome.klass))
+        verdict = outcome.verdict
+        if verdict is not None:
+            span.failures.append((index, Failure(number, outcome.picks, verdict.kind, verdict.fingerprint)))
+            if not self.settings.keep_going:
+                span.stop = min(span.stop, index + 1)
+        searcher = self.searcher
+        if searcher is None or not searcher.done or not searcher.search.exhausted:
+            return
+        # Having cut executions short it has come to its end, but says little: the samplers, if any, go on.
+        if self.settings.sequential or not searcher.loops:
+            span.stop = min(span.stop, index + 1)
+            span.exhausted = True
+            span.bounds = searcher.search.bounds
+            span.cut = searcher.loops
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
@@ -255,6 +301,8 @@ def _joined(one: Batch, other: Batch) -> Batch:
         one.seconds + other.seconds,
         [*one.failures, *(failure for failure in other.failures if failure.fingerprint not in known)],
         exhausted=other.exhausted,
+        bounds=other.bounds,
+        cut=other.cut,
         error=other.error,
     )
 
@@ -262,14 +310,17 @@ def _joined(one: Batch, other: Batch) -> Batch:
 @asynccontextmanager
 async def open_runner(subject: Subject, settings: Settings) -> AsyncIterator[Runner]:
     """A runner with the drivers it needs, watched for threads that hang."""
+    make: Any = stepped if settings.driver == "stepped" else looped
+    search = settings.make_search()
     async with AsyncExitStack() as stack:
-        lanes = [await stack.enter_async_context(driver) for driver in _drivers(subject, settings)]
+        count = LANES if settings.driver == "trio" and search is None else 1
+        lanes = [await stack.enter_async_context(make(subject.kernel())) for _ in range(count)]
         spare = await stack.enter_async_context(stepped(subject.kernel()))
-        with Watchdog([spare.k, *(lane.k for lane in lanes)], settings.hang_seconds):
-            yield Runner(subject, settings, lanes, spare)
-
-
-def _drivers(subject: Subject, settings: Settings) -> list[Any]:
-    if settings.driver == "stepped":
-        return [stepped(subject.kernel())]
-    return [looped(subject.kernel()) for _ in range(1 if settings.sequential else LANES)]
+        kernels = [spare.k, *(lane.k for lane in lanes)]
+        searcher = None
+        if search is not None:
+            kernel = subject.kernel(every_step=getattr(search, "EVERY_STEP", False))
+            searcher = Searcher(subject, await stack.enter_async_context(make(kernel)), search)
+            kernels.append(kernel)
+        with Watchdog(kernels, settings.hang_seconds):
+            yield Runner(subject, settings, lanes, searcher, spare)

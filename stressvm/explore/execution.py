@@ -18,6 +18,7 @@ from stressvm.check.judge import judge
 from stressvm.check.verdict import UNUSABLE, Verdict, place
 from stressvm.check.waiting import waits
 from stressvm.kernel.errors import Panic, StressvmError, UsageError
+from stressvm.kernel.every_step import EveryStepKernel
 from stressvm.kernel.kernel import Kernel
 from stressvm.kernel.thread import Frame, frames_of, stack_of
 
@@ -41,10 +42,15 @@ class Subject:
     scenario: Scenario
     params: Mapping[str, Any]
 
-    def kernel(self) -> Kernel:
-        """A kernel with the scenario's settings."""
+    def kernel(self, *, every_step: bool = False) -> Kernel:
+        """A kernel with the scenario's settings.
+
+        Args:
+            every_step: for a strategy that has `EVERY_STEP`.
+        """
         scenario = self.scenario
-        return Kernel(hz=scenario.hz, timers=scenario.timers, max_steps=scenario.max_steps)
+        make = EveryStepKernel if every_step else Kernel
+        return make(hz=scenario.hz, timers=scenario.timers, max_steps=scenario.max_steps)
 
 
 async def execute(

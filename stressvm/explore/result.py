@@ -58,6 +58,7 @@ class Kept(NamedTuple):
     switches_before: int
     executions: int
     cut: bool
+    fewest: bool
 
 
 class Ledger(Protocol):
@@ -102,6 +103,9 @@ class Result:
     error: str = ""
     interrupted: bool = False
     exhausted: bool = False
+    #: A search has come to its end, if perhaps only by cutting executions short.
+    searched: bool = False
+    bounds: str = ""
     saturated: bool = False
     #: Executions that ended their process.
     lost: int = 0
@@ -114,7 +118,9 @@ class Result:
         self.executions = batch.stop
         self.steps += batch.steps
         self.seen.add(batch.classes, batch.executions)
-        self.exhausted = batch.exhausted
+        self.exhausted = batch.exhausted and not batch.cut
+        self.searched = batch.exhausted
+        self.bounds = batch.bounds
         if settings.until_saturated and batch.stop == settings.checkpoint(batch.first, batch.stop + 1):
             self.saturated = self.seen.saturated
         for number, how in batch.lost:
@@ -135,7 +141,13 @@ class Result:
         if self.findings:
             return "found"
         if self.exhausted:
-            return "exhausted: there is no other execution"
+            return (
+                f"exhausted within the bounds: {self.bounds}"
+                if self.bounds
+                else "exhausted: there is no other execution"
+            )
+        if self.searched:
+            return f"searched, but executions that did not end were cut short: {self.bounds}"
         unseen = f"{self.seen.unseen_mass:.1%} of what executions do is unseen"
         return f"saturated: {unseen}" if self.saturated else f"not found, about {unseen}"
 
@@ -211,7 +223,7 @@ class Examination:
                 f"scenario {self.subject.scenario.name}: the stored schedule of {self.failure.kind} "
                 f"{self.failure.fingerprint} does not show it any more"
             )
-        shrunk = Shrunk(best, kept.preemptions_before, kept.switches_before, kept.executions, kept.cut)
+        shrunk = Shrunk(best, kept.preemptions_before, kept.switches_before, kept.executions, kept.cut, kept.fewest)
         self._keep(shrunk, () if kept.cut else await flips(self.subject, driver, best))
 
     def _keep(self, shrunk: Shrunk, matter: tuple[Flip, ...]) -> None:

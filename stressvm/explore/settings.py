@@ -5,20 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from stressvm.explore.auto import Auto
+from stressvm.explore.bounded import DelayBounding, PreemptionBounding
+from stressvm.explore.bpor import BoundedPOR
+from stressvm.explore.dfs import DFS
+from stressvm.explore.dpor import DPOR
+from stressvm.explore.fair import Fair
 from stressvm.explore.pct import PCT
+from stressvm.explore.pos import POS
 from stressvm.explore.random_walk import RandomWalk
+from stressvm.explore.surw import SURW, RoleSURW
+from stressvm.explore.urw import URW
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from stressvm.explore.scenario import Scenario
+    from stressvm.explore.search import Search
     from stressvm.kernel.strategy import Strategy
 
 #: Executions for a scenario where neither the hunt nor the scenario says how many.
 EXECUTIONS_DEFAULT: Final = 1_000
 
 DRIVERS: Final = ("stepped", "trio")
-STRATEGIES: Final = ("random", "pct")
 
+#: Each execution depends on the seed, its number and the pilot: they can be run anywhere, in any order.
+SAMPLERS: Final[Mapping[str, Callable[[int], Strategy]]] = {
+    "random": RandomWalk,
+    "pos": POS,
+    "urw": URW,
+    "surw": SURW,
+    "roles": RoleSURW,
+}
+
+#: They go through executions in an order of their own, in one process.
+SEARCHES: Final = ("dfs", "delay", "dpor")
+
+STRATEGIES: Final = ("auto", "pct", *SAMPLERS, *SEARCHES)
 
 #: Neighbouring execution numbers that go to the same shard.
 SHARD_BLOCK: Final = 256
@@ -67,6 +91,7 @@ class Settings:
         seed: of the campaign.
         strategy: one of STRATEGIES.
         depth: of PCT.
+        preemptions: how many a search may use at most; None: any number.
         driver: one of DRIVERS.
         keep_going: go on after a finding, for others.
         hang_seconds: how long a thread may run without reaching a kernel operation.
@@ -77,8 +102,9 @@ class Settings:
     executions: int | None = None
     seconds: float | None = None
     seed: int = 1
-    strategy: str = "random"
+    strategy: str = "auto"
     depth: int = 3
+    preemptions: int | None = None
     driver: str = "stepped"
     keep_going: bool = False
     hang_seconds: float = 5.0
@@ -91,6 +117,10 @@ class Settings:
             raise UsageError(f"driver {self.driver!r}: there are {', '.join(DRIVERS)}")
         if self.strategy not in STRATEGIES:
             raise UsageError(f"strategy {self.strategy!r}: there are {', '.join(STRATEGIES)}")
+        if self.preemptions is not None and self.strategy not in ("dfs", "dpor"):
+            raise UsageError(f"--preemptions bounds the searches dfs and dpor, not {self.strategy}")
+        if self.strategy in SEARCHES and self.shard.count > 1:
+            raise UsageError(f"strategy {self.strategy} goes through executions in order: it cannot be cut into shards")
         if self.until_saturated and self.shard.count > 1:
             raise UsageError(f"--until saturated: shard {self.shard} cannot know what the others see; leave one out")
 
@@ -112,10 +142,22 @@ class Settings:
     @property
     def sequential(self) -> bool:
         """Must one process go through the executions in order?"""
-        return False
+        return self.strategy in SEARCHES
 
     def make_strategy(self) -> Strategy:
-        """A fresh strategy."""
-        if self.strategy == "random":
-            return RandomWalk(self.seed)
-        return PCT(self.seed, self.depth)
+        """A fresh strategy for what is not searched."""
+        if self.strategy == "auto":
+            return Auto(self.seed)
+        if self.strategy == "pct":
+            return PCT(self.seed, self.depth)
+        return SAMPLERS[self.strategy](self.seed)
+
+    def make_search(self) -> Search | None:
+        """A fresh search for all executions, or for those that a portfolio gives to it; None where nothing is searched."""
+        if self.strategy == "dfs":
+            return Fair(DFS() if self.preemptions is None else PreemptionBounding(self.preemptions))
+        if self.strategy == "delay":
+            return Fair(DelayBounding())
+        if self.strategy in ("dpor", "auto"):
+            return DPOR() if self.preemptions is None else BoundedPOR(self.preemptions)
+        return None

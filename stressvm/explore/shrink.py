@@ -4,6 +4,9 @@ Simpler is, in this order: fewer preemptions, fewer decisions against the defaul
 Every candidate is replayed leniently, so any edit of the choices makes an execution, and what counts is the schedule
 of the execution that came out of it. The passes: cut the tail, delta debugging over the decisions against the default,
 remove preemptions one by one, lower each number, delete decisions; round and round until nothing helps.
+
+Passes end in local minima. So what they end in is held against a search that goes through all schedules with no
+preemption, then with one, and so on: it may find one with fewer preemptions, or show that there is none.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from stressvm.explore.bounded import PreemptionBounding
 from stressvm.explore.execution import Recording, Subject, execute, record
-from stressvm.explore.tape import Lenient
+from stressvm.explore.fair import Fair
+from stressvm.explore.tape import Follow, Lenient
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,18 +29,27 @@ if TYPE_CHECKING:
 
     from stressvm.kernel.driver import Driver
 
+    Passes = tuple[Callable[["_Search"], Iterator["Choices"]], ...]
+
 Choices = tuple[int, ...]
+
+#: Steps of executions that go into looking for a schedule with fewer preemptions.
+BOUNDED_STEPS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """The result: the simplest recording, what it came from, how many executions that took, was the budget enough?"""
+    """The result: the simplest recording, what it came from, how many executions that took, was the budget enough?
+
+    `fewest`: no schedule with fewer preemptions shows the bug, as a search through all of those has shown.
+    """
 
     best: Recording
     preemptions_before: int
     switches_before: int
     executions: int
     cut: bool
+    fewest: bool = False
 
 
 def switches(choices: Sequence[int]) -> int:
@@ -112,7 +126,13 @@ def _trim(choices: Choices) -> Choices:
 
 
 async def shrink(
-    subject: Subject, driver: Driver, found: Recording, *, limit: int = 2_000, seconds: float = math.inf
+    subject: Subject,
+    driver: Driver,
+    found: Recording,
+    *,
+    limit: int = 2_000,
+    seconds: float = math.inf,
+    bounded_steps: int = BOUNDED_STEPS,
 ) -> Shrunk:
     """Make the schedule of a failing recording as simple as it gets, keeping its fingerprint.
 
@@ -122,25 +142,63 @@ async def shrink(
         found: a recording with a verdict.
         limit: executions to spend at most.
         seconds: time to spend at most; the best so far is kept. (With a limit of time the result depends on the machine.)
+        bounded_steps: steps of executions that may be spent on the search for fewer preemptions.
     """
     assert found.verdict is not None
     search = _Search(subject, driver, found.verdict.fingerprint, limit, seconds)
-    ends = []
-    for passes in ORDERS:
-        await search.start(found.choices)
-        improved = True
-        while improved and not search.cut:
-            improved = False
-            for candidates in passes:
-                improved |= await _exhaust(search, candidates)
-        if search.now is None:
-            raise UsageError(
-                f"scenario {subject.scenario.name} is not deterministic: the schedule that has shown "
-                f"{found.verdict.kind} does not show it again"
-            )
-        ends.append(search.now)
+    ends = [await _passes(search, passes, found.choices) for passes in ORDERS]
+    fewest = False
+    while not search.cut and not fewest:
+        preemptions = min(ends).cost[0]
+        fewer = None
+        if preemptions:
+            fewer, fewest = await _fewer(search, preemptions - 1, bounded_steps)
+        else:
+            fewest = True
+        if fewer is None:
+            break
+        ends = [await _passes(search, passes, fewer) for passes in ORDERS]
     best = await record(subject, driver, Lenient(min(ends).choices))
-    return Shrunk(best, found.preemptions, switches(found.choices), search.executions, search.cut)
+    return Shrunk(best, found.preemptions, switches(found.choices), search.executions, search.cut, fewest)
+
+
+async def _passes(search: _Search, passes: Passes, choices: Choices) -> _Attempt:
+    """Where one order of passes ends."""
+    await search.start(choices)
+    improved = True
+    while improved and not search.cut:
+        improved = False
+        for candidates in passes:
+            improved |= await _exhaust(search, candidates)
+    if search.now is None:
+        raise UsageError(
+            f"scenario {search.subject.scenario.name} is not deterministic: the schedule that has shown the bug does not "
+            "show it again"
+        )
+    return search.now
+
+
+async def _fewer(search: _Search, preemptions: int, steps: int) -> tuple[Choices | None, bool]:
+    """A schedule with at most that many preemptions that shows the bug; is there certainly none?"""
+    # Fair, or a loop that waits for somebody would be gone round until the steps are used up, again and again.
+    bounding = Fair(PreemptionBounding(preemptions))
+    k = search.driver.k
+    number = 0
+    while steps > 0 and time.monotonic() < search.deadline:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        search.executions += 1
+        verdict = await execute(search.subject, search.driver, bounding, number)
+        steps -= len(k.trace)
+        number += 1
+        picks = tuple(k.picks)
+        search.driver.unwind()
+        if verdict is not None and verdict.fingerprint == search.fingerprint:
+            made = await record(search.subject, search.driver, Follow(picks))
+            # Where fairness takes the baton away, it is a preemption all the same.
+            return (made.choices if made.preemptions <= preemptions else None), False
+        if bounding.exhausted:
+            return None, not bounding.bounds
+    return None, False
 
 
 async def _exhaust(search: _Search, candidates: Callable[[_Search], Iterator[Choices]]) -> bool:
@@ -209,7 +267,7 @@ def _deleted(search: _Search) -> Iterator[Choices]:
                 yield best[:at] + best[at + width :]
 
 
-#: Passes end in local minima, and which one depends on what is tried first: one order takes long schedules down fast,
+#: Which local minimum the passes end in depends on what is tried first: one order takes long schedules down fast,
 #: the other looks at single preemptions while there are still many to choose from.
 ORDERS: Final = (
     (_prefixes, _without_chunks, _without_preemptions, _lowered, _deleted),

@@ -60,9 +60,10 @@ class Cell(KernelObject, Generic[T]):
     async def load(self) -> T:
         """Read it."""
         k = self.k
-        if k.away(self.ops.load):
+        op = self.ops.load
+        if k.away(op):
             await k.baton
-        k.trace.append((k.cur, self.ops.load, self.value))
+        k.trace.append((k.cur, op, self.value))
         return self.value
 
     async def store(self, value: T) -> None:
@@ -81,10 +82,14 @@ class Cell(KernelObject, Generic[T]):
 
     def peek(self) -> T:
         """Read it within the current step: for code under the lock that protects it, and for predicates."""
+        if self.k.touched is not None:
+            self.k.touch(self.ident.number, write=False)
         return self.value
 
     def poke(self, value: T) -> None:
         """Write it within the current step: for code under the lock that protects it."""
+        if self.k.touched is not None:
+            self.k.touch(self.ident.number, write=True)
         self.value = value
 
 

@@ -103,10 +103,12 @@ class CondVar(WaitQueue):
 
     def has_waiters(self) -> bool:
         """Does anybody sleep here? Not a visible operation; call it with the mutex held."""
+        self.k.touch(self.ident.number, write=False)
         return bool(self.waiters)
 
     def statistics(self) -> WaitQueueStatistics:
         """Who sleeps here."""
+        self.k.touch(self.ident.number, write=False)
         return WaitQueueStatistics(self.names(self.waiters))
 
     def _admit(self, interlock: Interlock | None) -> None:

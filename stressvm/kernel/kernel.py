@@ -17,13 +17,29 @@ that has ended) is behind a branch. `k.baton` belongs to the driver: nothing els
 from __future__ import annotations
 
 import enum
+import gc
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
 
 from stressvm.kernel.errors import InternalError, Over, Panic, UsageError
-from stressvm.kernel.op import NOTHING, READ, THREADS_AT_FIRST, WRITE, Event, ObjectId, Op
+from stressvm.kernel.op import (
+    CLOCK,
+    ENDED,
+    NOTHING,
+    OBJECTS,
+    READ,
+    THREADS,
+    THREADS_AT_FIRST,
+    WRITE,
+    Event,
+    ObjectId,
+    Op,
+    end_of,
+    fires_of,
+    signals_of,
+)
 from stressvm.kernel.strategy import Prologue, Strategy
 from stressvm.kernel.thread import Thread
 
@@ -37,6 +53,10 @@ Made = TypeVar("Made")
 
 #: Alternatives of a data choice; strategies draw 32 bits.
 CHOICES_MAX: Final = 1 << 32
+
+#: With more kernel objects a world is large; with more young objects it pays to collect them.
+OBJECTS_MANY: Final = 16
+YOUNG_MANY: Final = 250
 
 #: A timer that keeps re-arming without progress fires this often in one operation, then no more.
 FIRES_MAX: Final = 2
@@ -81,15 +101,17 @@ class Kernel:
         "cache",
         "capacity",
         "choose_op",
+        "clock",
         "cur",
+        "daemons",
         "delay_op",
         "enabled",
         "fatal",
         "fired",
         "hz",
+        "join_ops",
         "limit",
         "max_steps",
-        "now",
         "objects",
         "over",
         "pend",
@@ -106,6 +128,7 @@ class Kernel:
         "threads",
         "timers",
         "timers_mode",
+        "touched",
         "trace",
         "trouble",
         "yield_op",
@@ -120,17 +143,22 @@ class Kernel:
         self.capacity = THREADS_AT_FIRST
         self.thread_ops: WeakSet[Op] = WeakSet()
         self.choose_op = Op("choose", NOTHING, (), self.capacity)
-        self.delay_op = Op("delay", NOTHING, (), self.capacity)
+        self.delay_op = Op("delay", NOTHING, (), self.capacity, beside=self.ticking())
+        self.join_ops: dict[int, Op] = {}
         self.record_op = Op("record", NOTHING, (), self.capacity)
         self.signal_op = Op("signal", NOTHING, (), self.capacity)
-        self.spawn_op = Op("spawn", NOTHING, (), self.capacity)
+        self.spawn_op = Op("spawn", NOTHING, (), self.capacity, beside=((THREADS, WRITE),))
         self.start_op = Op("start", NOTHING, (), self.capacity)
         self.yield_op = Op("yield", NOTHING, (), self.capacity)
         self.threads: list[Thread] = []
+        self.objects: list[KernelObject] = []
         self.trace: list[Event] = []
         self.cur = -1
         self.alive = 0
         self.over = True
+        #: What steps access beyond what their operations say, as (length of the trace, thread, number, READ or WRITE);
+        #: None unless somebody wants to know (see every_step.py).
+        self.touched: list[tuple[int, int, int, bool]] | None = None
         #: Counts executions, for whoever wants to know whether it is still the same one.
         self.serial = 0
 
@@ -139,12 +167,13 @@ class Kernel:
     def reset(self, strategy: Strategy) -> None:
         """Forget the last execution; operations made for its objects are kept, by number of object."""
         self.serial += 1
+        large = len(self.objects) > OBJECTS_MANY
         self.strategy = strategy
         self.cur = -1
         self.enabled = 0
         self.atomic = 0
         self.alive = 0
-        self.now = 0
+        self.clock = 0
         self.fired = 0
         self.limit = self.max_steps
         self.over = False
@@ -153,12 +182,25 @@ class Kernel:
         self.fatal: BaseException | None = None
         self.progress_step = 0
         self.threads = []
+        self.daemons: list[Thread] = []
         self.pend: list[Op | None] = []
         self.trace = []
         self.picks: list[int] = []
         self.timers: dict[int, int] = {}
-        self.objects: list[KernelObject] = []
+        self.objects = []
         self.singletons: dict[str, Any] = {}
+        if large:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Collect the world that has just been forgotten: a large one hangs together in circles.
+
+        Now it is all that is young. In the middle of an execution, when the collector comes by itself, the next world is
+        gone over as well, and kept for a second, longer collection. Now and then it is left to the collector all the same,
+        for the sake of what is older.
+        """
+        if self.serial % 64 >= 4 and gc.isenabled() and gc.get_count()[0] > YOUNG_MANY:
+            gc.collect(0)
 
     def start(self) -> None:
         """The world is built: thread 0 goes first, as far as its first announcement."""
@@ -276,7 +318,7 @@ class Kernel:
         if not due:
             self.cur = -1
             return
-        self.now = max(self.now, deadline)
+        self.clock = max(self.clock, deadline)
         if due & (due - 1):
             self.cur = self.strategy.pick(self, due)
             self.picks.append(self.cur)
@@ -285,11 +327,25 @@ class Kernel:
 
     # ---------------------------------------------------------------- timers of sleeping threads
 
+    @property
+    def now(self) -> int:
+        """Virtual time, ticks."""
+        return self.clock
+
+    def ticking(self) -> tuple[tuple[int, bool], ...]:
+        """What an operation that waits for its time accesses, for it to be ordered with all others of its like.
+
+        Under ANYTIME they come in any order: time is no more than a number then.
+        """
+        return () if self.timers_mode is Timers.ANYTIME else ((CLOCK, WRITE),)
+
     def set_timer(self, ticks: int) -> None:
         """The current thread, about to sleep, may time out after that many ticks."""
         me = self.cur
         th = self.threads[me]
-        self.timers[me] = self.now + ticks
+        self.timers[me] = self.clock + ticks
+        if self.touched is not None:
+            self._touch_fires(th, write=True)
         if self.timers_mode is Timers.ANYTIME and th.fires < FIRES_MAX:
             self.enabled |= 1 << me
 
@@ -297,10 +353,21 @@ class Kernel:
         """The current thread runs because its timer fired, not because it was woken."""
         me = self.cur
         when = self.timers.pop(me)
-        self.now = max(self.now, when)
-        self.threads[me].fires += 1
+        self.clock = max(self.clock, when)
+        th = self.threads[me]
+        th.fires += 1
+        if self.touched is not None:
+            self._touch_fires(th, write=True)
         self.fired += 1
         self.enabled |= 1 << me
+
+    def _touch_fires(self, th: Thread, *, write: bool) -> None:
+        """Others can let a daemon's timers fire anew, by progress; it matters only where they fire at any time.
+
+        Progress reads, for two that make progress do not depend on each other.
+        """
+        if th.daemon and self.timers_mode is Timers.ANYTIME:
+            self.touch(fires_of(th.number), write=write)
 
     def candidates(self, mask: int) -> list[int]:
         """The threads of a mask in the order in which schedules number them.
@@ -323,6 +390,8 @@ class Kernel:
         objects = self.objects
         n = len(objects)
         objects.append(obj)
+        if self.touched is not None:
+            self.touch(OBJECTS, write=True)
         cache = self.cache
         if n < len(cache):
             old_kind, old_name, ident, ops = cache[n]
@@ -344,9 +413,29 @@ class Kernel:
         made: Made = self.singletons[name]
         return made
 
-    def op(self, kind: str, obj: ObjectId, *, write: bool, also: Iterable[tuple[int, bool]] = ()) -> Op:
-        """An operation on an object, for `adopt`'s `make`."""
-        return self.cover(Op(kind, obj, ((obj.number, WRITE if write else READ), *also), self.capacity))
+    def op(
+        self,
+        kind: str,
+        obj: ObjectId,
+        *,
+        write: bool,
+        also: Iterable[tuple[int, bool]] = (),
+        needs: int = 0,
+        beside: Iterable[tuple[int, bool]] = (),
+    ) -> Op:
+        """An operation on an object, for `adopt`'s `make`; see `Op` for what it needs and what it touches beside."""
+        accesses = ((obj.number, WRITE if write else READ), *also)
+        return self.cover(Op(kind, obj, accesses, self.capacity, needs=needs, beside=beside))
+
+    def touch(self, number: int, *, write: bool) -> None:
+        """The current step also accesses that: an object, by its number, or what else is numbered in op.py.
+
+        For what is used in a step of another object's operation, and not protected by a lock that every user holds: a
+        cell that some look at under a lock and others without, say. It is for whoever wants to know which steps could
+        change places; so it costs next to nothing, unless somebody does.
+        """
+        if self.touched is not None and self.cur >= 0:
+            self.touched.append((len(self.trace), self.cur, number, write))
 
     def cover(self, op: Op) -> Op:
         """Keep an operation's events in step with the number of threads."""
@@ -393,6 +482,7 @@ class Kernel:
             th.priority = priority
         if daemon:
             th.daemon = True
+            self.daemons.append(th)
         if interrupt:
             th.interrupt = True
             self.atomic |= 1 << number
@@ -425,12 +515,17 @@ class Kernel:
         me = self.cur
         if thread.number == me:
             raise self.panic(f"{thread.name} joins itself")
-        self.may_sleep(f"join {thread.name}")
+        if self.atomic >> me & 1:
+            self.may_sleep(f"join {thread.name}")
         if not thread.done:
             thread.joiners |= 1 << me
             self.enabled &= ~(1 << me)
             self.threads[me].joining = thread
-        op = Op("join", ObjectId(-1, "thread", thread.name), (), 0)
+        op = self.join_ops.get(thread.number)
+        if op is None or op.obj.name != thread.name:
+            end = ((end_of(thread.number), READ),)
+            op = Op("join", ObjectId(-1, "thread", thread.name), (), 0, needs=ENDED, beside=end)
+            self.join_ops[thread.number] = op
         if self.away(op):
             await self.baton
         self.threads[me].joining = None
@@ -449,8 +544,10 @@ class Kernel:
             raise UsageError(f"k.delay({ticks}): ticks count up from 0")
         self.may_sleep("delay")
         me = self.cur
-        self.timers[me] = self.now + ticks
+        self.timers[me] = self.clock + ticks
         th = self.threads[me]
+        if self.touched is not None:
+            self._touch_fires(th, write=True)
         if self.timers_mode is not Timers.ANYTIME or (th.daemon and th.fires >= FIRES_MAX):
             self.enabled &= ~(1 << me)
         if self.away(self.delay_op):
@@ -490,8 +587,10 @@ class Kernel:
             th = self.threads[me]
             th.fires = 0
             if not th.daemon:
-                for other in self.threads:
-                    if other.daemon and other.fires:
+                for other in self.daemons:
+                    if self.touched is not None:
+                        self._touch_fires(other, write=False)
+                    if other.fires:
                         other.fires = 0
                         if self.timers_mode is Timers.ANYTIME and other.number in self.timers:
                             self.enabled |= 1 << other.number
@@ -505,6 +604,8 @@ class Kernel:
             raise Over
         self.trace.append((self.cur, self.signal_op, thread.number))
         sleep = thread.sleep
+        if self.touched is not None:
+            self.touch(signals_of(thread.number), write=True)
         if sleep is not None and sleep.interruptible:
             sleep.queue.interrupt(thread)
         else:

@@ -21,6 +21,10 @@ class KernelObject:
         """The numbers of the threads that hold it and could let others have it; empty for what is not held."""
         return []
 
+    def offers(self) -> int:
+        """What a request that is made now would get at once, as bits of `Op.needs`; all bits if none has to wait."""
+        return 0
+
     def names(self, mask_or_threads: int | list[int]) -> tuple[str, ...]:
         """The names of threads given as bits or as numbers, for statistics and messages."""
         threads = self.k.threads

@@ -8,6 +8,7 @@ that vary (a stored value, an address) make their event afresh, in the same shap
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,49 @@ WRITE: Final = True
 
 #: Events are made for this many threads at first; a kernel with more doubles it.
 THREADS_AT_FIRST: Final = 8
+
+#: What `Op.needs` may ask of its object and `KernelObject.offers` says of it: that it can be had alone, or shared.
+ALONE: Final = 1
+SHARED: Final = 2
+#: A join needs the end of a thread, which no object offers.
+ENDED: Final = 4
+
+#: What a step may access that is no object, numbered below them (-1 is none): all there is; that the execution goes on,
+#: which every step needs; how threads are numbered; how objects are; virtual time.
+EVERYTHING: Final = -2
+GOES_ON: Final = -3
+THREADS: Final = -4
+OBJECTS: Final = -5
+CLOCK: Final = -6
+
+
+def end_of(t: int) -> int:
+    """The end of thread number t, as something that others read."""
+    return -7 - 3 * t
+
+
+def whose_end(number: int) -> int:
+    """The thread of which that is the end."""
+    return (-7 - number) // 3
+
+
+def signals_of(t: int) -> int:
+    """Whether a signal is pending for thread number t, and whether one would end its sleep."""
+    return -8 - 3 * t
+
+
+def fires_of(t: int) -> int:
+    """How often the timers of thread number t may fire without progress."""
+    return -9 - 3 * t
+
+
+def bits(number: int) -> int:
+    """A mask for what may be accessed: one bit, or all of them; 0 for nothing."""
+    if number >= 0:
+        return 2 << 2 * number
+    if number == EVERYTHING:
+        return -1
+    return 1 << 2 * (-3 - number) if number < -1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +87,55 @@ class Op:
     Attributes:
         kind: what is done, in the kernels' words: "lock", "wakeup", "load".
         obj: on what.
-        accesses: all that it touches, as (object number, READ or WRITE); a wait touches two objects.
+        accesses: the objects that it touches, as (object number, READ or WRITE); a wait touches two.
+        footprint: the same, and what it touches that is no object (see `end_of` and its like).
+        touches, writes: the footprint as masks (see `bits`).
+        needs: what its object must offer for it to be possible, if nobody else asks; 0: it always is, or another thread's
+            step makes it so.
+        mark: an integer for its kind, the same everywhere, with room below for the number of a thread.
+        sole: if it writes one thing and touches nothing else, the number of that; else None.
         events: `events[t]` is the event `(t, op, None)` of thread number t.
     """
 
-    __slots__ = ("__weakref__", "accesses", "events", "kind", "obj")
+    __slots__ = (
+        "__weakref__",
+        "accesses",
+        "events",
+        "footprint",
+        "kind",
+        "mark",
+        "needs",
+        "obj",
+        "sole",
+        "touches",
+        "writes",
+    )
 
-    def __init__(self, kind: str, obj: ObjectId, accesses: Iterable[tuple[int, bool]], threads: int) -> None:
+    def __init__(
+        self,
+        kind: str,
+        obj: ObjectId,
+        accesses: Iterable[tuple[int, bool]],
+        threads: int,
+        *,
+        needs: int = 0,
+        beside: Iterable[tuple[int, bool]] = (),
+    ) -> None:
         self.kind = kind
         self.obj = obj
         self.accesses = tuple(accesses)
+        self.footprint = (*self.accesses, *beside)
+        self.touches = bits(GOES_ON)
+        self.writes = 0
+        for number, write in self.footprint:
+            self.touches |= bits(number)
+            if write:
+                self.writes |= bits(number)
+        self.needs = needs
+        self.mark = zlib.crc32(kind.encode()) << 24
+        self.sole: int | None = None
+        if len(self.footprint) == 1 and self.footprint[0][1]:
+            self.sole = self.footprint[0][0]
         self.events: list[Event] = [(t, self, None) for t in range(threads)]
 
     def cover(self, threads: int) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.object import KernelObject
+from stressvm.kernel.op import ALONE, SHARED
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -30,6 +31,10 @@ class Rw(enum.Enum):
 
     READER = "read"
     WRITER = "write"
+
+
+# An enum is slow to ask for its members.
+_READER, _WRITER = Rw.READER, Rw.WRITER
 
 
 class _Ops(NamedTuple):
@@ -49,8 +54,8 @@ class _Ops(NamedTuple):
 def make_ops(k: Kernel, ident: ObjectId) -> _Ops:
     """The operations of a reader-writer lock; the sx lock has the same."""
     return _Ops(
-        k.op("read-lock", ident, write=True),
-        k.op("write-lock", ident, write=True),
+        k.op("read-lock", ident, write=True, needs=SHARED),
+        k.op("write-lock", ident, write=True, needs=ALONE),
         k.op("try-read-lock", ident, write=True),
         k.op("try-write-lock", ident, write=True),
         k.op("try-lock-failed", ident, write=False),
@@ -95,6 +100,12 @@ class RwCore(KernelObject):
             return [self.owner]
         return [t for t in range(self.readers.bit_length()) if self.readers >> t & 1]
 
+    def offers(self) -> int:
+        """See KernelObject."""
+        if self.owner >= 0:
+            return 0
+        return SHARED if self.readers else SHARED | ALONE
+
     def write_held(self) -> bool:
         """Does the current thread hold it for writing? For assertions."""
         return self.owner == self.k.cur >= 0
@@ -106,6 +117,7 @@ class RwCore(KernelObject):
 
     def statistics(self) -> RwStatistics:
         """Who holds it, who waits."""
+        self.k.touch(self.ident.number, write=False)
         writer = self.names([self.owner])[0] if self.owner >= 0 else None
         return RwStatistics(writer, self.names(self.readers), self.names(self.want_read), self.names(self.want_write))
 
@@ -124,24 +136,32 @@ class RwCore(KernelObject):
     async def _read(self) -> None:
         k = self.k
         me = k.cur
-        self._check_entry("read", me)
-        self.want_read |= 1 << me
-        self._refresh()
-        if k.away(self.ops.enter_read):
+        bit = 1 << me
+        if k.atomic & bit or self.owner == me:
+            self._check_entry("read", me)
+        self.want_read |= bit
+        if self.owner >= 0:
+            k.enabled &= ~bit
+        op = self.ops.enter_read
+        if k.away(op):
             await k.baton
         self._got_read(me)
-        k.trace.append(self.ops.enter_read.events[me])
+        k.trace.append(op.events[me])
 
     async def _write(self) -> None:
         k = self.k
         me = k.cur
-        self._check_entry("write", me)
-        self.want_write |= 1 << me
-        self._refresh()
-        if k.away(self.ops.enter_write):
+        bit = 1 << me
+        if k.atomic & bit or self.owner == me:
+            self._check_entry("write", me)
+        self.want_write |= bit
+        if self.owner >= 0 or self.readers:
+            k.enabled &= ~bit
+        op = self.ops.enter_write
+        if k.away(op):
             await k.baton
         self._got_write(me)
-        k.trace.append(self.ops.enter_write.events[me])
+        k.trace.append(op.events[me])
 
     def _got_read(self, me: int) -> None:
         if self.readers >> me & 1:
@@ -163,14 +183,14 @@ class RwCore(KernelObject):
 
     async def _try(self, how: Rw) -> bool:
         k = self.k
-        op = self.ops.tryenter_read if how is Rw.READER else self.ops.tryenter_write
+        op = self.ops.tryenter_read if how is _READER else self.ops.tryenter_write
         if k.away(op):
             await k.baton
         me = k.cur
         if not self._can(how):
             k.trace.append(self.ops.tryenter_failed.events[me])
             return False
-        if how is Rw.READER:
+        if how is _READER:
             self._got_read(me)
         else:
             self._got_write(me)
@@ -178,7 +198,7 @@ class RwCore(KernelObject):
         return True
 
     def _can(self, how: Rw) -> bool:
-        return self.owner < 0 and (how is Rw.READER or not self.readers)
+        return self.owner < 0 and (how is _READER or not self.readers)
 
     async def _exit(self) -> None:
         k = self.k
@@ -250,7 +270,7 @@ class RwLock(RwCore):
         Locks: not held by the caller for writing (panic), nor for reading when asked for writing (it blocks for
         ever). Sleeps: yes.
         """
-        await (self._read() if how is Rw.READER else self._write())
+        await (self._read() if how is _READER else self._write())
 
     async def tryenter(self, how: Rw) -> bool:
         """Acquire it if that is possible at once. Sleeps: no."""
@@ -258,7 +278,14 @@ class RwLock(RwCore):
 
     async def exit(self) -> None:
         """Release it, in whichever way it is held. Locks: held by the caller (else panic). Sleeps: no."""
-        await self._exit()
+        # `_exit` written out: a release is frequent.
+        k = self.k
+        op = self.ops.exit
+        if k.away(op):
+            await k.baton
+        me = k.cur
+        self._let_go(me)
+        k.trace.append(op.events[me])
 
     async def tryupgrade(self) -> bool:
         """From reader to writer, if the caller is the only reader; else False, still a reader. Sleeps: no."""
@@ -279,8 +306,12 @@ class NetBSDRwLock(RwLock):
         self.writers: list[int] = []
         self.write_wanted = False
 
+    def offers(self) -> int:
+        """See KernelObject. Every request can be made: it may have to queue."""
+        return SHARED | ALONE
+
     def _can(self, how: Rw) -> bool:
-        if how is Rw.READER:
+        if how is _READER:
             return self.owner < 0 and not self.write_wanted
         return self.owner < 0 and not self.readers
 
@@ -291,9 +322,9 @@ class NetBSDRwLock(RwLock):
         k = self.k
         me = k.cur
         self._check_entry("read", me)
-        if k.away(self.ops.enter_read if self._can(Rw.READER) else self.ops.block_read):
+        if k.away(self.ops.enter_read if self._can(_READER) else self.ops.block_read):
             await k.baton
-        if self._can(Rw.READER):
+        if self._can(_READER):
             self._got_read(me)
         else:
             self.want_read |= 1 << me
@@ -307,9 +338,9 @@ class NetBSDRwLock(RwLock):
         k = self.k
         me = k.cur
         self._check_entry("write", me)
-        if k.away(self.ops.enter_write if self._can(Rw.WRITER) else self.ops.block_write):
+        if k.away(self.ops.enter_write if self._can(_WRITER) else self.ops.block_write):
             await k.baton
-        while self.owner != me and not self._can(Rw.WRITER):
+        while self.owner != me and not self._can(_WRITER):
             self.want_write |= 1 << me
             self.writers.append(me)
             self.write_wanted = True

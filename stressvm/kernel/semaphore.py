@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.object import KernelObject
+from stressvm.kernel.op import ALONE
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -22,7 +23,7 @@ class _Ops(NamedTuple):
 
 def _make_ops(k: Kernel, ident: ObjectId) -> _Ops:
     return _Ops(
-        k.op("sema_wait", ident, write=True),
+        k.op("sema_wait", ident, write=True, needs=ALONE),
         k.op("sema_trywait", ident, write=True),
         k.op("sema_trywait-failed", ident, write=False),
         k.op("sema_post", ident, write=True),
@@ -98,6 +99,11 @@ class Semaphore(KernelObject):
         if not self.value:
             self.k.enabled &= ~self.want
 
+    def offers(self) -> int:
+        """See KernelObject."""
+        return ALONE if self.value else 0
+
     def statistics(self) -> SemaphoreStatistics:
         """Units left and waiters."""
+        self.k.touch(self.ident.number, write=False)
         return SemaphoreStatistics(self.value, self.names(self.want))

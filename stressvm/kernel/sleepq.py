@@ -87,4 +87,5 @@ class SleepQueue(WaitQueue):
 
     def statistics(self) -> WaitQueueStatistics:
         """Who sleeps here."""
+        self.k.touch(self.ident.number, write=False)
         return WaitQueueStatistics(self.names(self.waiters))

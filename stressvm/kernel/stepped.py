@@ -98,6 +98,8 @@ class Stepped:
                 th.result = await th.coro
             except BaseException as exc:  # noqa: BLE001 - whatever user code raises is its finding, not our end
                 conclude(k, th, exc)
+            # Until there is a next thread, this task would keep the whole world of the last one.
+            del th
             k.leave()
             await BATON
         await reattach_detached_coroutine_object(task, None)

@@ -58,7 +58,8 @@ class Prologue:
         for number in range(self.number, len(pend)):
             if pend[number] is None:
                 self.number = number + 1
-                self.slot = len(k.picks)
+                if mask & (mask - 1):
+                    self.slot = len(k.picks)
                 return number
         real = k.strategy = self.real
         if k.trace and any(op.obj.number >= 0 for _, op, _ in k.trace):

@@ -7,6 +7,7 @@ sharers in. Which waiter an exclusive release prefers is not modelled: any may w
 from __future__ import annotations
 
 from stressvm.kernel.object import Interlock
+from stressvm.kernel.op import ALONE, SHARED
 from stressvm.kernel.rwlock import Rw, RwCore
 
 
@@ -84,6 +85,10 @@ class FreeBSDSx(Sx):
     """
 
     __slots__ = ()
+
+    def offers(self) -> int:
+        """See KernelObject. Every request can be made: it may have to queue."""
+        return SHARED | ALONE
 
     def _refresh(self) -> None:
         super()._refresh()

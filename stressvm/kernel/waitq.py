@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.kernel import Timers
 from stressvm.kernel.object import Interlock, KernelObject
-from stressvm.kernel.op import WRITE, ObjectId, Op
+from stressvm.kernel.op import WRITE, ObjectId, Op, signals_of
 from stressvm.kernel.thread import Sleep, Thread, Wake
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class QueueOps:
         self.ident = ident
         self.wake_one = k.op(one, ident, write=True)
         self.wake_all = k.op(every, ident, write=True)
-        self.timeout = k.op("timeout", ident, write=True)
-        self.resume = k.op("resume", ident, write=False)
+        self.timeout = k.op("timeout", ident, write=True, beside=k.ticking())
+        # Whatever it waited for has been done: going on touches nothing.
+        self.resume = k.cover(Op("resume", ident, (), k.capacity))
         self.sleeps: dict[int, Op] = {}
 
     def sleep(self, interlock: Interlock | None) -> Op:
@@ -91,6 +92,8 @@ class WaitQueue(KernelObject):
         if k.away(self.ops.sleep(interlock)):
             await k.baton
         self._admit(interlock)
+        if interruptible and k.touched is not None:
+            k.touch(signals_of(me), write=True)
         if interruptible and th.signal:
             # A signal posted earlier: no sleep at all, the interlock stays held.
             th.signal = False
@@ -108,7 +111,7 @@ class WaitQueue(KernelObject):
         self._enqueue(th)
         back = interlock if relock else None
         th.wake = None
-        th.sleep = Sleep(self, wmesg, until, holder, back, len(k.trace), k.now, interruptible)
+        th.sleep = Sleep(self, wmesg, until, holder, back, len(k.trace), k.clock, interruptible)
         k.enabled &= ~(1 << me)
         if ticks and k.timers_mode is not Timers.NEVER:
             k.set_timer(ticks)
@@ -129,6 +132,8 @@ class WaitQueue(KernelObject):
         sleep = th.sleep
         assert sleep is not None
         k.timer_fired()
+        if sleep.interruptible and k.touched is not None:
+            k.touch(signals_of(me), write=True)
         self.waiters.remove(me)
         # Was what it waited for there all the time? Only this moment can tell; what it means is for the checks.
         k.trace.append((me, self.ops.timeout, _holds(sleep.until, self)))
@@ -174,6 +179,8 @@ class WaitQueue(KernelObject):
         th = k.threads[t]
         sleep = th.sleep
         assert sleep is not None
+        if sleep.interruptible and k.touched is not None:
+            k.touch(signals_of(t), write=True)
         self.waiters.remove(t)
         th.wake = how
         th.sleep = None
@@ -187,6 +194,7 @@ class WaitQueue(KernelObject):
 
     def interrupt(self, thread: Thread) -> None:
         """A signal reaches an interruptible sleeper: it leaves the queue with `Wake.SIGNAL`."""
+        self.k.touch(self.ident.number, write=True)
         self._wake(thread.number, Wake.SIGNAL)
 
     def _admit(self, interlock: Interlock | None) -> None:

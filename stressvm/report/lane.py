@@ -82,7 +82,7 @@ def swim_lane(recording: Recording, *, width: int = 100, limit: int | None = Non
     ticks = any(record.tick for record in recording.records)
     head = 12 if ticks else 7
     column = (width - head) // max(1, len(names))
-    rows = _columns(recording, column) if column >= COLUMN_MIN else _lines(recording)
+    rows = _columns(recording, column, width - head) if column >= COLUMN_MIN else _lines(recording)
     lines = []
     if column >= COLUMN_MIN:
         titles = "".join(_fit(name, column) for name in names)
@@ -100,9 +100,12 @@ def swim_lane(recording: Recording, *, width: int = 100, limit: int | None = Non
     return "\n".join(lines)
 
 
-def _columns(recording: Recording, column: int) -> Iterator[str]:
+def _columns(recording: Recording, column: int, width: int) -> Iterator[str]:
+    """Nobody else does anything in the same row: a text that is long runs on to the right, and begins earlier if need be."""
     for record in recording.records:
-        yield " " * (column * max(0, record.thread)) + _fit(describe(record, recording.names()), column)
+        text = describe(record, recording.names())
+        begin = min(column * max(0, record.thread), max(0, width - len(text)))
+        yield " " * begin + text
 
 
 def _lines(recording: Recording) -> Iterator[str]:

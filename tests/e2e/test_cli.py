@@ -287,7 +287,7 @@ def test_a_log_folder_that_cannot_be_written_is_exit_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "env", "why"),
     [
-        (["--strategy", "best"], {}, "--strategy: 'best' is not one of random, pct"),
+        (["--strategy", "best"], {}, "--strategy: 'best' is not one of auto, pct, random"),
         (["--time", "5x"], {}, "--time: '5x' is not a duration"),
         (["--executions", "0"], {}, "--executions: '0' is not a whole number from 1"),
         (["--executions", "many"], {}, "--executions: 'many' is not a whole number"),
@@ -335,7 +335,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_hunt_writes_what_it_has_and_is_exit_130(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, "hunt", LOST_WAKEUP, "locked_sections", "--time", "10m", "--format", "json"],
+        [*COMMAND, "hunt", LOST_WAKEUP, "locked_sections", "--time", "10m", "--strategy", "random", "--format", "json"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -197,7 +197,7 @@ def test_a_difference_shows_how_it_came_about() -> None:
     record = replace(RECORDS["mt-h01-kwait"], fields={**fields, "outcomes": fields["outcomes"][:1]})
     difference = first_difference(record)
     assert (difference.case, difference.line) == ("mt-h01-kwait", record.line)
-    assert re.fullmatch(r"execution \d+ \(seed 1\)", difference.operation)
+    assert re.fullmatch(r"execution \d+ \(all states\)", difference.operation)
     assert difference.expected == "one of the 1 recorded outcomes"
     assert difference.actual == {**fields["outcomes"][1]}
     lines = difference.around.splitlines()
@@ -212,8 +212,15 @@ def test_an_outcome_that_is_said_to_need_a_missed_gap_must_come_about() -> None:
     invented = {**fields["outcomes_first_fit"][0], "tail_gap_miss": "all"}
     fields["outcomes"].append(invented)
     difference = first_difference(replace(RECORDS["mt-h13-tailgap"], fields=fields), SPLAY)
+    assert difference.operation == "all 4 executions (all states)"
+    assert difference.expected == {name: value for name, value in invented.items() if name != "tail_gap_miss"}
+    assert difference.actual == "never"
+    # With fewer executions than there are states it is looked for longer.
+    tally = Tally("")
+    answer(replace(RECORDS["mt-h13-tailgap"], fields=fields), tally, SPLAY, 2, 1)
+    (difference,) = tally.differences
     assert difference.operation == "10000 executions (seed 1)"
-    assert difference.actual.startswith("never")
+    assert difference.actual.startswith("never, though")
 
 
 def test_a_panic_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

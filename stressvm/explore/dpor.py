@@ -1,0 +1,212 @@
+"""Optimal dynamic partial order reduction: one execution of each class of equivalent ones, and none in vain.
+
+Two executions are equivalent if exchanging neighbouring steps that do not depend on each other turns one into the other;
+`dependency.py` has the relation. Everything that a verdict can be about is the same for all of a class, so one of each is
+enough. The search runs an execution, finds its races, and for each adds what would reverse it to the wakeup tree of the
+state before (`wakeup_tree.py`), unless something that was explored there already leads to the same. What has been
+explored sleeps, until a step is done that depends on it. Executions in which everything that could go on is asleep are in
+vain: there are none, as long as steps access what they are foreseen to access (`blocked` counts them).
+
+Beyond the published algorithm, which knows threads whose next step is determined:
+
+- A step with data choices is a different step for each outcome. Outcomes that were not taken are treated as races of the
+  step with itself: it could have come to something else, before or after whatever does not depend on it.
+- A sleeper whose timeout was possible and that was woken instead: its timeout is a step that the wakeup prevented. It is
+  tried instead of the wakeup.
+- A step that ends the execution (a panic) prevents all others; each is tried instead of it.
+- Where a timer fires because nothing else can be done, all that are due are tried. Nothing is exchanged across it, except
+  requests that were made before and granted later.
+- That a spawned thread starts is a step that nobody sees; it is done at once.
+
+What `exhausted` means. All classes have been executed: of the executions that the kernel's timers mode admits, and within
+`bounds`, which names a limit that executions ran into. That holds *provided* that steps access what they are known to
+access. State outside the kernel's objects that no common lock protects is not known. Nothing can know it for certain;
+so executions are repeated in another order now and then (`again`, see reorder.py), which ends the search with a
+UsageError if it makes a difference, and `provided` says what the claim rests on. So do steps that turn out to be
+impossible where they should be possible, and decisions that lead elsewhere when they are repeated.
+
+Code that looks at more than it locks can say so by `k.touch(number, write=False)`, with `op.EVERYTHING` for all there is:
+an invariant, say, that is evaluated in the middle of an execution and inspects what other locks protect.
+
+Source: Abdulla, Aronis, Jonsson, Sagonas, Source sets: a foundation for optimal dynamic partial order reduction
+(J. ACM 64, 2017), algorithm 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stressvm.explore.partial_order import PartialOrderSearch
+from stressvm.explore.wakeup_tree import NO, Branch, Item, insert, stripped, weak_initial
+
+if TYPE_CHECKING:
+    from stressvm.explore.dependency import Step
+    from stressvm.explore.wakeup_tree import Label
+    from stressvm.kernel.kernel import Kernel
+    from stressvm.kernel.op import Op
+
+
+class DPOR(PartialOrderSearch):
+    """See the module.
+
+    Attributes:
+        blocked: executions in which, at some step, everything that could be done was asleep: done in vain.
+    """
+
+    def _restart(self) -> None:
+        super()._restart()
+        self.blocked = 0
+        self.in_vain = False
+        #: How many threads the world has.
+        self.world = 0
+
+    @property
+    def bounds(self) -> str:
+        """What `exhausted` is relative to."""
+        return self.limits
+
+    # ------------------------------------------------------------ going forward
+
+    def follow(self, k: Kernel, last: Step, step: Step) -> None:
+        """The first branch of the tree, or whoever is not asleep."""
+        step.sleep = self.still_asleep(last) if last.sleep else []
+        tree = step.tree = last.below
+        mask = step.mask
+        if tree:
+            self._take(step)
+            if not mask >> step.thread & 1:
+                raise self.impossible(k, step)
+            return
+        step.below = []
+        if not self.world:
+            self.world = len(step.pend)
+        if not step.enabled:
+            # Which of the timers that are due goes first is a choice, and each is another execution.
+            first, *others = k.candidates(mask)
+            step.thread = first
+            tree.extend(Branch(t, (), -1, -1, []) for t in others)
+        elif len(step.pend) > self.world and (new := self._new_born(k, step)):
+            step.thread = new
+        else:
+            if step.sleep:
+                mask = self._awake(step)
+            cur = k.cur
+            step.thread = cur if cur >= 0 and mask >> cur & 1 else (mask & -mask).bit_length() - 1
+
+    def still_asleep(self, last: Step) -> list[Branch]:
+        """Of those asleep before a step, the ones that it leaves alone."""
+        t, touches, writes = last.thread, last.touches, last.writes
+        return [z for z in last.sleep if z.thread != t and not (z.writes & touches or writes & z.touches)]
+
+    def _take(self, step: Step) -> None:
+        branch = step.tree.pop(0)
+        step.thread = branch.thread
+        step.label = branch.label
+        step.values = step.arities = ()
+        step.below = branch.tree
+
+    def _new_born(self, k: Kernel, step: Step) -> int:
+        """A thread that has not started: that it starts is nothing that anybody sees, so it does it at once; 0 for none.
+
+        Thread 0 is never one: it is the world's.
+        """
+        for t in range(self.world, len(step.pend)):
+            if step.pend[t] is k.start_op and step.mask >> t & 1:
+                return t
+        return 0
+
+    def _awake(self, step: Step) -> int:
+        """The bits of the threads that can go on and do not sleep; if all sleep, the execution is in vain."""
+        asleep = 0
+        for z in step.sleep:
+            asleep |= 1 << z.thread
+        if step.mask & ~asleep:
+            return step.mask & ~asleep
+        if not self.in_vain:
+            self.in_vain = True
+            self.blocked += 1
+        return step.mask
+
+    # ------------------------------------------------------------ going back
+
+    def advance(self) -> None:
+        """See Stepwise. What has been explored from a state sleeps there."""
+        steps = self.steps
+        self.in_vain = False
+        while steps:
+            index = len(steps) - 1
+            if index:
+                self._forget(index)
+            step = steps[index]
+            if step.tree:
+                step.sleep.append(Branch(step.thread, self.label(step), step.touches, step.writes, []))
+                self._take(step)
+                break
+            steps.pop()
+        self.kept = len(steps)
+        self.exhausted = not steps
+
+    def label(self, step: Step) -> Label:
+        """The outcomes of a step's data choices, without the zeros at the end."""
+        return stripped(step.values) if step.values else ()
+
+    # ------------------------------------------------------------ what is left to try
+
+    def race(self, other: int, index: int, step: Step) -> None:
+        """See PartialOrderSearch."""
+        steps = self.steps
+        before = steps[other]
+        between = [at for at in range(other + 1, index) if not steps[at].past >> other & 1]
+        touches, writes = step.touches, step.writes
+        if writes < 0:
+            # It ended the execution. Will it do so without what it really depends on? It has to be looked at.
+            own = self.own
+            if before.writes & own[0] or own[1] & before.touches:
+                touches, writes = own
+        # Earlier, the step may come to something else: what data choices there are then is not known.
+        self._insert(before, between, step.thread, (), touches, writes, step.before)
+
+    def instead(self, index: int, t: int, values: tuple[int, ...], op: Op | None) -> None:
+        """See PartialOrderSearch."""
+        step = self.steps[index]
+        touches, writes = (step.touches, step.writes) if op is None else (op.touches, op.writes)
+        label = stripped(values)
+        if self._insert(step, [], t, label, touches, writes, 0):
+            return
+        steps = self.steps
+        rest = [at for at in range(index + 1, len(steps)) if not steps[at].past >> index & 1]
+        if rest:
+            self._insert(step, rest, t, label, touches, writes, 0)
+
+    def _insert(
+        self, before: Step, between: list[int], t: int, label: Label, touches: int, writes: int, must: int
+    ) -> bool:
+        """Explore the steps `between` and then one of thread `t` from the state before a step, if that is not in vain.
+
+        Args:
+            before: the step.
+            between: indices.
+            t: the last one's thread.
+            label: its outcomes.
+            touches: what it will access.
+            writes: what of that it will write.
+            must: the bits of what comes before it in any case.
+        """
+        steps = self.steps
+        among = 0
+        for at in between:
+            among |= 1 << at
+        items = []
+        for at in between:
+            step = steps[at]
+            if step.touches & writes or step.writes & touches:
+                must |= step.past
+            items.append(
+                Item(1 << at, step.thread, self.label(step), step.touches, step.writes, step.past & among & ~(1 << at))
+            )
+        items.append(Item(1 << len(steps), t, label, touches, writes, must & among))
+        left = among | 1 << len(steps)
+        for z in before.sleep:
+            if weak_initial(z, items, left) != NO:
+                return False
+        return insert(before.tree, items)
