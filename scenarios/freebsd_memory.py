@@ -55,7 +55,7 @@ def fork_and_write(k: Kernel, fork: type[freebsd.Fork] | None) -> None:
     k.spawn(writes)
 
 
-@scenario(source=FORK)
+@scenario(source=FORK, executions=300)
 def freebsd13_fork_and_write(k: Kernel) -> None:
     """A fork takes the right to write from all mappings, and waits until every processor knows: each side has its page."""
     fork_and_write(k, None)
@@ -125,13 +125,13 @@ def freebsd2013_copy_unseen(k: Kernel) -> None:
     shared_copy(k, "2013")
 
 
-@scenario(source="FreeBSD 13.0, sys/vm/vm_fault.c, vm_fault_cow")
+@scenario(source="FreeBSD 13.0, sys/vm/vm_fault.c, vm_fault_cow", executions=300)
 def freebsd13_copy_seen(k: Kernel) -> None:
     """13 removes all mappings of the page that was copied, if the copy is shared."""
     shared_copy(k, "13")
 
 
-@scenario(source=WIRE)
+@scenario(source=WIRE, executions=300)
 def freebsd13_wire_short_of_pages(k: Kernel) -> None:
     """mlock(2) needs more pages than there are: its faults wait, and the page daemon writes other pages to swap."""
     phys = pages.VmPages13(k, 8)
@@ -189,7 +189,7 @@ def freebsd13_fault_waits_for_the_map(k: Kernel) -> None:
     k.spawn(unmaps)
 
 
-@scenario(source=KMEM)
+@scenario(source=KMEM, executions=300)
 def freebsd13_kmem_waits_for_the_daemon(k: Kernel) -> None:
     """Two threads want kernel memory, with M_WAITOK, and all pages are in use: the page daemon frees some, for both."""
     phys = pages.VmPages13(k, 8)
@@ -243,7 +243,7 @@ def freebsd2013_vmem_import_misses_a_free(k: Kernel) -> None:
     import_and_free(k)
 
 
-@scenario(source=VMEM)
+@scenario(source=VMEM, executions=300)
 def freebsd2013_vmem_periodic(k: Kernel) -> None:
     """The same with what makes it bearable: every ten seconds, whoever sleeps in any arena is woken to look again."""
     freebsd.vmem_start_callout(k)

@@ -21,7 +21,7 @@ class AddressesFirst(netbsd.Memory):
         await self.free_contents(vm_map, addr, addr + size, kind)
 
 
-@scenario(source=SOURCE)
+@scenario(source=SOURCE, executions=300)
 def netbsd6_wired_memory(k: Kernel, threads: int = 8, processors: int = 4, rounds: int = 1) -> None:
     """Eight threads on four processors allocate wired memory, use it and free it; pages are too few for all at once.
 
@@ -53,7 +53,7 @@ def netbsd6_wired_memory(k: Kernel, threads: int = 8, processors: int = 4, round
     k.spawn(check, [k.spawn(uses, 1 + n % 2, name=f"uses{n}") for n in range(threads)], name="check")
 
 
-@scenario(source=SOURCE, expect="livelock", max_steps=400)
+@scenario(source=SOURCE, expect="livelock", max_steps=240)
 def netbsd6_wired_halves(k: Kernel) -> None:
     """Two callers have half of what they want each, keep it, and wait for the other's half.
 
@@ -72,7 +72,7 @@ def netbsd6_wired_halves(k: Kernel) -> None:
     k.spawn(uses, name="uses1")
 
 
-@scenario(source=SOURCE)
+@scenario(source=SOURCE, executions=300)
 def netbsd6_pageable_memory(k: Kernel) -> None:
     """What was written to pageable memory is there again, though a wired allocation has driven it out to swap meanwhile."""
     swap = pages.Swap(k, 8)

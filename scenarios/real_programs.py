@@ -214,7 +214,7 @@ def joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-@scenario(source="strace of xz -T2: 55 operations of 3 threads")
+@scenario(source="strace of xz -T2: 55 operations of 3 threads", executions=300)
 def xz_workload(k: Kernel, first: int = 0, count: int = 0) -> None:
     """Two compressors set up their heaps while the main thread loads libraries and makes buffers and stacks.
 
@@ -223,7 +223,7 @@ def xz_workload(k: Kernel, first: int = 0, count: int = 0) -> None:
     Replay(k, plan_of(XZ, first, count, ""))
 
 
-@scenario(source="strace of python -c 'import numpy': 938 operations of 9 threads")
+@scenario(source="strace of python -c 'import numpy': 938 operations of 9 threads", executions=100)
 def numpy_workload(k: Kernel, first: int = 250, count: int = 660, threads: str = "t0,t5,t7") -> None:
     """Worker threads that end free the stacks that the main thread had made for others.
 
@@ -233,7 +233,7 @@ def numpy_workload(k: Kernel, first: int = 250, count: int = 660, threads: str =
     Replay(k, plan_of(NUMPY, first, count, threads))
 
 
-@scenario(source="a log of yours", max_steps=50_000)
+@scenario(source="a log of yours", max_steps=50_000, executions=200)
 def imported_workload(k: Kernel, workload: str = "", first: int = 0, count: int = 100, threads: str = "") -> None:
     """A program of yours: `stressvm import LOG`, then `--param workload=FILE`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stressvm.vm.entry import BEYOND
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stressvm.vm.entry import Entry
+
+#: A tower has fewer levels: its height is drawn from the leading zeros of 32 bits, and the sentinels have two more.
+LEVELS_MAX: Final = 40
 
 
 def _size(gap: int) -> str:
@@ -19,9 +22,10 @@ def _size(gap: int) -> str:
 def line(entry: Entry) -> str:
     """One entry: its range, the gap after it as recorded, and the annotations of its tower from the bottom up."""
     text = f"{entry.start:#x}-{entry.end:#x}  gap {_size(entry.gap)}"
-    gaps = []
+    gaps: list[str] = []
     lane = entry.lane
-    while lane is not None:
+    # A broken tower may be a circle.
+    while lane is not None and len(gaps) < LEVELS_MAX:
         gaps.append(_size(lane.gap))
         lane = lane.up
     return text + "  lanes " + ", ".join(gaps) if gaps else text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stressvm.vm.entry import E, EntryError, OverlapError, RangeError
 from stressvm.vm.fit import Fits
-from stressvm.vm.proof import prove
+from stressvm.vm.proof import covered, explain
 from stressvm.vm.sketch import ranges
 
 if TYPE_CHECKING:
@@ -72,13 +72,15 @@ class EntryList(Fits[E]):
 
     def next_of(self, entry: E) -> E | None:
         """The entry after `entry`, None after the last. O(1)."""
-        self._mine(entry)
+        if entry.owner is not self:
+            raise self._stranger(entry)
         after = entry.next
         return None if after is self._tail else after
 
     def prev_of(self, entry: E) -> E | None:
         """The entry before `entry`, None before the first. O(1)."""
-        self._mine(entry)
+        if entry.owner is not self:
+            raise self._stranger(entry)
         before = entry.prev
         return None if before is self._head else before
 
@@ -94,7 +96,22 @@ class EntryList(Fits[E]):
 
         None stands for the place before the first entry. Any address will do; outside the map nothing is found.
         """
-        entry = self._pred(addr) if addr < self.max else self._tail.prev
+        if addr >= self.max:
+            entry = self._tail.prev
+        else:
+            # `_pred` written out: half the time of a lookup in a small map.
+            lane = self._top
+            while True:
+                while lane.until <= addr:
+                    lane = lane.next
+                if (down := lane.down) is None:
+                    break
+                lane = down
+            entry = lane.entry
+            after = entry.next
+            while after.start <= addr:
+                entry = after
+                after = entry.next
         if entry is self._head:
             return False, None
         return addr < entry.end, entry
@@ -229,6 +246,9 @@ class EntryList(Fits[E]):
 
     # -- proof
 
-    def _check(self) -> None:
-        """Prove everything that this list claims about itself (see `proof`). O(n log n)."""
-        prove(self._head, self._over, self._top, self._count, self._height)
+    def _check(self) -> int:
+        """Prove everything that this list claims about itself (see `proof`); how many addresses its entries have. O(n)."""
+        addresses = covered(self._head, self._over, self._top, self._count, self._height)
+        if addresses < 0:
+            explain(self._head, self._over, self._top, self._count, self._height)
+        return addresses

@@ -2,6 +2,9 @@
 
 A check says what is wrong, or None. The pages are asked once, by `census`, what each says of itself; the checks compare
 that with the lists, and both with the books, and trust none of them.
+
+Mostly nothing is wrong, and to find that out must be cheap: `nothing_wrong` looks once, and only where it is not sure do
+the named checks run, and say what is wrong.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stressvm.vm.pages import flags as F  # noqa: N812 - the constants, as the kernels write them
-from stressvm.vm.pages.page import PageQueue
+from stressvm.vm.pages.page import ACTIVE, FREE, INACTIVE, NONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +37,11 @@ def census(mem: PhysMem) -> Census:
     free = active = inactive = owned = wired = least_wired = 0
     for page in mem.pages:
         queue = page.queue
-        if queue is PageQueue.FREE:
+        if queue is FREE:
             free += 1
-        elif queue is PageQueue.ACTIVE:
+        elif queue is ACTIVE:
             active += 1
-        elif queue is PageQueue.INACTIVE:
+        elif queue is INACTIVE:
             inactive += 1
         if page.owner is not None:
             owned += 1
@@ -82,7 +85,7 @@ def free_list(mem: PhysMem, said: Census) -> str | None:
 
 
 def _not_free(mem: PhysMem, page: Page) -> str | None:
-    if page.queue is not PageQueue.FREE:
+    if page.queue is not FREE:
         return f"{page!r} is on the free list and says {page.queue.value}"
     if page.owner is not None:
         return f"{page!r} is free and has an owner"
@@ -90,7 +93,7 @@ def _not_free(mem: PhysMem, page: Page) -> str | None:
         return f"{page!r} is free and busy, wanted or being paged out"
     if page.wire_count:
         return f"{page!r} is free and wired"
-    if mem.mapped(page):
+    if mem.left_mapped(page):
         return f"{page!r} is free and mapped"
     if page.zeroed and page.content != F.ZEROS:
         return f"{page!r} is said to be zeroed and holds {page.content!r}"
@@ -99,7 +102,7 @@ def _not_free(mem: PhysMem, page: Page) -> str | None:
 
 def queues(mem: PhysMem, said: Census) -> str | None:
     """A page is on one list at most, which is the one that it names; a wired page is on none."""
-    for queue, listed in ((PageQueue.ACTIVE, mem.active), (PageQueue.INACTIVE, mem.inactive)):
+    for queue, listed in ((ACTIVE, mem.active), (INACTIVE, mem.inactive)):
         for number, page in listed.items():
             if page.number != number or page.queue is not queue:
                 return f"{page!r} is on the {queue.value} queue"
@@ -133,7 +136,7 @@ def wirings(mem: PhysMem, said: Census) -> str | None:
     return None
 
 
-def waiters(mem: PhysMem, _: Census) -> str | None:
+def waiters(mem: PhysMem, _: Census | None = None) -> str | None:
     """Every thread that sleeps for free pages is known to whoever is to wake it."""
     asleep = len(mem.waiting())
     if asleep and asleep > mem.counted_waiters():
@@ -148,6 +151,82 @@ def reserves(mem: PhysMem, _: Census) -> str | None:
             reserved = f"{mem.privileged(kind)} are reserved"
             return f"an allocation ({kind}) succeeded with {free} pages free, of which {reserved}"
     return None
+
+
+def nothing_wrong(mem: PhysMem) -> bool:
+    """Do all of INVARIANTS hold, as far as one look can tell? False: they may not, so ask each one. O(pages)."""
+    active, inactive, is_mapped = mem.active, mem.inactive, mem.page_is_mapped
+    free = []
+    # Are there several lists of free pages?
+    several = bool(mem.colormask or mem.buckets[0][1])
+    owned = wired = paged = resident = 0
+    for page in mem.pages:
+        queue = page.queue
+        if queue is FREE:
+            if (
+                page.owner is not None
+                or page.busy
+                or page.wanted
+                or page.pageout
+                or page.released
+                or page.wire_count
+                or page.pv_list
+                or (page.zeroed and page.content != F.ZEROS)
+                or (is_mapped is not None and is_mapped(page))
+            ):
+                return False
+            several |= page.zeroed
+            free.append(page)
+            continue
+        if page.owner is not None:
+            owned += 1
+        if page.wire_count:
+            if page.wire_count < 0 or queue is not NONE:
+                return False
+            wired += 1
+        elif queue is not NONE:
+            if (active if queue is ACTIVE else inactive).get(page.number) is not page:
+                return False
+            paged += 1
+    for owner in mem.owners:
+        if not owner.pages.settled(owner):
+            return False
+        resident += owner.pages.resident
+    loose, held, length = mem.loose, mem.held, len(free)
+    if (
+        owned != resident
+        or wired != mem.wired
+        or paged != len(active) + len(inactive)
+        or length != mem.free.peek() + mem.claimed
+        or length + resident + loose + held != len(mem.pages)
+        or loose < 0
+        or held < 0
+        or not _listed(mem, free, several=several)
+        or (mem.waiting() and waiters(mem) is not None)
+    ):
+        return False
+    for kind, least in mem.lowest.items():  # noqa: SIM110 - a generator takes three times as long
+        if least <= mem.privileged(kind):
+            return False
+    return True
+
+
+def _listed(mem: PhysMem, free: list[Page], *, several: bool) -> bool:
+    """Is the free list made of these pages, each once, where it belongs?"""
+    if not several:
+        pages = mem.buckets[0][0]
+        return len(pages) == len(free) and set(pages) == set(free)
+    listed: set[Page] = set()
+    length = 0
+    for color, kinds in enumerate(mem.buckets):
+        for zeroed, pages in enumerate(kinds):
+            if pages:
+                length += len(pages)
+                listed.update(pages)
+                for page in pages:
+                    if page.zeroed != zeroed or page.number & mem.colormask != color:
+                        return False
+    return length == len(free) == len(listed) and listed.issuperset(free)
 
 
 #: Each by the name that a panic gives it.

@@ -35,38 +35,18 @@ class PageObject:
 
     def __init__(self, k: Kernel, name: str, swap: Swap | None = None, *, managed: bool = True) -> None:
         self.k = k
-        self._name = name
-        self._lock = Mutex(k, f"{name}.lock")
-        self._pages = PagesOf(managed=managed)
-        self._pager = SwapPager(swap) if swap is not None else None
+        self.name = name
+        self.lock = Mutex(k, f"{name}.lock")
+        self.pages = PagesOf(managed=managed)
+        self.pager = SwapPager(swap) if swap is not None else None
         self.ref_count = 1
-
-    @property
-    def name(self) -> str:
-        """As reports show it."""
-        return self._name
-
-    @property
-    def lock(self) -> Mutex:
-        """Protects the pages and the references."""
-        return self._lock
-
-    @property
-    def pages(self) -> PagesOf:
-        """Its pages."""
-        return self._pages
-
-    @property
-    def pager(self) -> SwapPager | None:
-        """Its pager."""
-        return self._pager
 
     async def reference(self) -> None:
         """uao_reference, vm_object_reference: one more. Locks: takes its own. Sleeps: for that."""
-        await self._lock.lock()
+        await self.lock.lock()
         self.ref_count += 1
-        await self._lock.unlock()
+        await self.lock.unlock()
 
     def __repr__(self) -> str:
         """Name, pages and references."""
-        return f"<{type(self).__name__} {self._name} of {self._pages.resident} pages, {self.ref_count} references>"
+        return f"<{type(self).__name__} {self.name} of {self.pages.resident} pages, {self.ref_count} references>"

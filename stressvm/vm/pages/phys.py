@@ -17,20 +17,21 @@ neither reservations, nor per-CPU caches, nor 10.4's cached pages.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stressvm.kernel.cell import Atomic
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.pages import flags as F  # noqa: N812 - the constants, as the kernels write them
-from stressvm.vm.pages.invariants import INVARIANTS, census
-from stressvm.vm.pages.page import Page, PageChannel, PageQueue
+from stressvm.vm.pages.invariants import INVARIANTS, census, nothing_wrong
+from stressvm.vm.pages.page import ACTIVE, FREE, INACTIVE, NONE, Page, PageChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stressvm.kernel.kernel import Kernel
-    from stressvm.vm.pages.page import PageOwner
+    from stressvm.vm.pages.page import PageOwner, PageQueue
     from stressvm.vm.pages.shortage import Shortage
 
 #: Where physical memory begins: a multiple of 2 MiB, so that frames can be mapped by superpages.
@@ -108,9 +109,38 @@ class PhysMem:
         cache: the pages that are held.
         page_is_mapped: the pmap's word on whether a page is mapped, if it keeps mappings elsewhere than in `pv_list`, as
             those by superpages are.
+        unmapped_later: how often a page, by number, has been freed by who will unmap it only then, as NetBSD 5.2 does.
         owners: every object that has had pages.
         lowest: the least free count at which an allocation has succeeded, for each kind of request.
     """
+
+    # With so many attributes instances without slots are slow: Python gives each a dictionary of its own.
+    __slots__ = (
+        "active",
+        "allocated",
+        "buckets",
+        "cache",
+        "claimed",
+        "colormask",
+        "daemon_woken",
+        "failed",
+        "free",
+        "freed",
+        "held",
+        "inactive",
+        "k",
+        "loose",
+        "lowest",
+        "nextcolor",
+        "owners",
+        "page_is_mapped",
+        "pages",
+        "prove",
+        "reclaimed",
+        "shortage",
+        "unmapped_later",
+        "wired",
+    )
 
     def __init__(
         self,
@@ -136,7 +166,7 @@ class PhysMem:
         #: By colour, first those of unknown contents, then those of zeros; the last of a list goes first.
         self.buckets: list[tuple[list[Page], list[Page]]] = [([], []) for _ in range(ncolors)]
         for page in reversed(self.pages):
-            page.queue = PageQueue.FREE
+            page.queue = FREE
             self.bucket(page).append(page)
         self.nextcolor = 0
         self.claimed = 0
@@ -146,6 +176,7 @@ class PhysMem:
         self.wired = 0
         self.active: dict[int, Page] = {}
         self.inactive: dict[int, Page] = {}
+        self.unmapped_later: Counter[int] = Counter()
         self.owners: list[PageOwner] = []
         self.page_is_mapped: Callable[[Page], bool] | None = None
         self.lowest: dict[str, int] = {}
@@ -169,14 +200,14 @@ class PhysMem:
             if wanted:
                 self.nextcolor = (at + 1) & self.colormask
                 page = wanted.pop()
-                page.queue = PageQueue.NONE
+                page.queue = NONE
                 return page
         return None
 
     def push_free(self, page: Page) -> None:
         """A page goes on the free list. Not counted yet. Locks: the free list's. Sleeps: no."""
-        page.queue = PageQueue.FREE
-        self.bucket(page).append(page)
+        page.queue = FREE
+        self.buckets[page.number & self.colormask][page.zeroed].append(page)
 
     def struck(self) -> bool:
         """Does this allocation fail by injection?"""
@@ -223,25 +254,29 @@ class PhysMem:
         """To the young end of a paging queue, from another or from none. Locks: the paging queues'. Sleeps: no."""
         self.dequeue(page)
         page.queue = queue
-        (self.active if queue is PageQueue.ACTIVE else self.inactive)[page.number] = page
+        (self.active if queue is ACTIVE else self.inactive)[page.number] = page
 
     def dequeue(self, page: Page) -> None:
         """Off its paging queue, if it is on one. Locks: the paging queues'. Sleeps: no."""
-        if page.queue is PageQueue.ACTIVE:
+        if page.queue is ACTIVE:
             del self.active[page.number]
-        elif page.queue is PageQueue.INACTIVE:
+        elif page.queue is INACTIVE:
             del self.inactive[page.number]
         else:
             return
-        page.queue = PageQueue.NONE
+        page.queue = NONE
 
     def paged(self, page: Page) -> bool:
         """Is it on a paging queue?"""
-        return page.queue is PageQueue.ACTIVE or page.queue is PageQueue.INACTIVE
+        return page.queue is ACTIVE or page.queue is INACTIVE
 
     def mapped(self, page: Page) -> bool:
         """Is there a managed mapping of the page? Within the caller's step."""
         return bool(page.pv_list) or (self.page_is_mapped is not None and self.page_is_mapped(page))
+
+    def left_mapped(self, page: Page) -> bool:
+        """Is it mapped, and nobody has said that he will see to that later?"""
+        return self.mapped(page) and not self.unmapped_later[page.number]
 
     # ------------------------------------------------------------ while the world is built, and at any time
 
@@ -250,7 +285,7 @@ class PhysMem:
         owner: PageOwner | None,
         pages: int,
         *,
-        queue: PageQueue = PageQueue.NONE,
+        queue: PageQueue = NONE,
         clean: bool = False,
         content: str = "old",
     ) -> list[Page]:
@@ -271,6 +306,7 @@ class PhysMem:
         if pages > self.free.peek():
             raise UsageError(f"fill({pages} pages): only {self.free.peek()} are free")
         made = []
+        at = 0
         for _ in range(pages):
             page = self.pop_free(self.nextcolor, zeros=False)
             assert page is not None, "the free list is as long as its count"
@@ -278,13 +314,14 @@ class PhysMem:
             self.loose += 1
             page.write(content)
             if owner is not None:
-                at = next(n for n in range(len(self.pages)) if owner.pages.lookup(n) is None)
+                while owner.pages.lookup(at) is not None:
+                    at += 1
                 self.adopt(page, owner, at)
                 page.managed = owner.pages.managed
                 if clean and owner.pager is not None:
                     self._back(page, owner, at)
             page.clean = clean
-            if queue is not PageQueue.NONE:
+            if queue is not NONE:
                 self.enqueue(page, queue)
             made.append(page)
         return made
@@ -307,6 +344,8 @@ class PhysMem:
 
     def check(self) -> None:
         """Every invariant, by name; a violation is a panic of kind `invariant`. Locks: the free list's. O(npages)."""
+        if nothing_wrong(self):
+            return
         said = census(self)
         for name, holds in INVARIANTS.items():
             wrong = holds(self, said)

@@ -55,6 +55,13 @@ class PagesOf:
         page.owner = None
         self.resident -= 1
 
+    def settled(self, owner: PageOwner) -> bool:
+        """Does every page in `owner`'s table say so of itself, and is there one for each that is counted? For proofs."""
+        for pindex, page in self._pages.items():
+            if page.owner is not owner or page.pindex != pindex:
+                return False
+        return len(self._pages) == self.resident
+
     def stray(self, owner: PageOwner) -> Page | None:
         """A page in `owner`'s table that says something else of itself, for proofs; None: there is none."""
         for pindex, page in self._pages.items():

@@ -49,6 +49,32 @@ class Uvm(PhysMem):
         cache_yield: what a round of the daemon may get from caches at most; None: what it asks for.
     """
 
+    # With so many attributes instances without slots are slow: Python gives each a dictionary of its own.
+    __slots__ = (
+        "aiodone_lock",
+        "aiodone_queue",
+        "aiodone_thread",
+        "aiodone_work",
+        "bufcache_lock",
+        "cache_yield",
+        "cluster",
+        "daemon_thread",
+        "filepages",
+        "free_channel",
+        "freemin",
+        "freetarg",
+        "inactarg",
+        "pagedaemon",
+        "pagermapout",
+        "paging",
+        "remove_mappings",
+        "reserve_kernel",
+        "reserve_pagedaemon",
+        "uvm_fpageqlock",
+        "uvm_pageqlock",
+        "waiters",
+    )
+
     def __init__(
         self,
         k: Kernel,

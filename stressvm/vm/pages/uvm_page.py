@@ -16,13 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.vm.pages import flags as F  # noqa: N812 - the constants, as the kernel writes them
-from stressvm.vm.pages.page import PageQueue
+from stressvm.vm.pages.page import ACTIVE, FREE, INACTIVE, NONE
 from stressvm.vm.pages.uvm import Uvm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stressvm.vm.pages.page import Page, PageOwner
+    from stressvm.vm.pages.page import Page, PageOwner, PageQueue
 
 
 class UvmPage(Uvm):
@@ -121,8 +121,7 @@ class UvmPage(Uvm):
         self.check_freeable(page)
         if page.owner is not None:
             self.disown(page)
-        if self.paged(page):
-            self.dequeue(page)
+        self.dequeue(page)
         if page.wire_count:
             page.wire_count = 0
             self.wired -= 1
@@ -137,17 +136,17 @@ class UvmPage(Uvm):
 
     def check_freeable(self, page: Page) -> None:
         """What uvm_pagefree asserts."""
-        if page.queue is PageQueue.FREE:
+        if page.queue is FREE:
             raise self.panic(f"uvm_pagefree: freeing free page {page!r}")
         if page.pageout:
             raise self.panic(f"uvm_pagefree: KASSERT: {page!r} is being paged out")
         if page.busy and page.busy_thread not in (self.k.cur, -1):
             raise self.panic(f"uvm_pagefree: {page!r} is busy by {self.k.threads[page.busy_thread].name}")
-        if self.mapped(page):
+        if self.left_mapped(page):
             raise self.panic(f"uvm_pagefree: {page!r} is mapped")
         if page.owner is not None and not page.owner.lock.owned():
             raise self.panic(f"uvm_pagefree: KASSERT: the lock of {page.owner.name} is not held")
-        if self.paged(page) and not self.uvm_pageqlock.owned():
+        if page.queue is not NONE and not self.uvm_pageqlock.owned():
             raise self.panic("uvm_pagefree: KASSERT: uvm_pageqlock is not held, and the page is on a paging queue")
 
     # ------------------------------------------------------------ busy pages
@@ -220,14 +219,14 @@ class UvmPage(Uvm):
 
     def uvm_pageactivate(self, page: Page) -> None:
         """To the young end of the active queue, unless wired. Locks: uvm_pageqlock. Sleeps: no. Source: uvm_page.c."""
-        self._queue(page, PageQueue.ACTIVE)
+        self._queue(page, ACTIVE)
 
     def uvm_pagedeactivate(self, page: Page) -> None:
         """To the young end of the inactive queue, unless wired; the reference is forgotten.
 
         Locks: uvm_pageqlock. Sleeps: no. Source: sys/uvm/uvm_pdpolicy_clock.c, uvmpdpol_pagedeactivate.
         """
-        self._queue(page, PageQueue.INACTIVE)
+        self._queue(page, INACTIVE)
         page.md_referenced = False
 
     def uvm_pagedequeue(self, page: Page) -> None:
@@ -251,7 +250,7 @@ class UvmPage(Uvm):
         page.wire_count -= 1
         if not page.wire_count:
             self.wired -= 1
-            self.enqueue(page, PageQueue.ACTIVE)
+            self.enqueue(page, ACTIVE)
 
     def _queue(self, page: Page, queue: PageQueue) -> None:
         self._pageq_held(f"uvm_page, {queue.value}")

@@ -116,11 +116,12 @@ class PmapCore(Entries):
         cpu = self.machine.cpu()
         tlb = self.tlbs[cpu]
         bit = 1 << cpu
-        if k.away(tlb.ops.access if self.active & bit else tlb.ops.switch):
+        op = tlb.ops.access
+        if k.away(op if self.active & bit else tlb.ops.switch):
             await k.baton
         if not self.active & bit:
             self._switched(cpu)
-        k.trace.append((k.cur, tlb.ops.access, va))
+        k.trace.append((k.cur, op, va))
         return self._translate(tlb, va, prot)
 
     def _translate(self, tlb: Tlb, va: int, prot: int) -> PhysPage | PageFault:
@@ -183,7 +184,7 @@ class PmapCore(Entries):
                 yield _translation(base, F.NBPDR, pde)
             elif index in directory.tables:
                 table = directory.tables[index]
-                for va in table.within(start, min(base + F.NBPDR, eva)):
+                for va in table.within(start, eva):
                     yield _translation(va, F.PAGE_SIZE, table.entries[va >> F.PAGE_SHIFT & _INDEX])
 
     def assert_vacated(self, sva: int, eva: int) -> None:
@@ -191,14 +192,29 @@ class PmapCore(Entries):
 
         Locks: any. No switch.
         """
-        for found in self.translations(sva, eva):
-            raise self.broken("vacated", f"{found.va:#x} is handed out, and still mapped to {found.pa:#x}")
+        reached = self.reached(sva, eva)
+        if reached is not None:
+            raise self.broken("vacated", reached)
+
+    def reached(self, sva: int, eva: int) -> str | None:
+        """What of [sva, eva), which is about to be handed out, is mapped or translated by any processor; None: nothing.
+
+        Locks: any. No switch.
+        """
+        for start, directory, index in self.tables.slots(sva, eva):
+            if index in directory.supers or directory.tables[index].within(start, eva):
+                found = next(iter(self.translations(start, eva)))
+                return f"{found.va:#x} is handed out, and still mapped to {found.pa:#x}"
         for tlb in self.tlbs:
+            if not tlb.small and not tlb.large:
+                continue
             cached = [vpn << F.PAGE_SHIFT for vpn in tlb.within(sva, eva)]
-            large = F.trunc_2mpage(sva)
-            cached += [va for va in range(large, eva, F.NBPDR) if va >> F.PDRSHIFT in tlb.large]
+            if tlb.large:
+                large = F.trunc_2mpage(sva)
+                cached += [va for va in range(large, eva, F.NBPDR) if va >> F.PDRSHIFT in tlb.large]
             if cached:
-                raise self.broken("vacated", f"{cached[0]:#x} is handed out, and cpu{tlb.cpu} still translates it")
+                return f"{cached[0]:#x} is handed out, and cpu{tlb.cpu} still translates it"
+        return None
 
     def statistics(self) -> PmapStatistics:
         """Counts."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.object import KernelObject
+from stressvm.kernel.op import ALONE
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -28,7 +29,9 @@ class _Ops(NamedTuple):
 
 def _make_ops(k: Kernel, ident: ObjectId) -> _Ops:
     return _Ops(
-        k.op("di-start", ident, write=True), k.op("di-finish", ident, write=True), k.op("di-wait", ident, write=True)
+        k.op("di-start", ident, write=True),
+        k.op("di-finish", ident, write=True),
+        k.op("di-wait", ident, write=True, needs=ALONE),
     )
 
 
@@ -95,9 +98,10 @@ class DelayedInvl(KernelObject):
 
     async def wait(self, md: MdPage) -> None:
         """pmap_delayed_invl_wait: until no block is left that touched the page. Locks: no pmap's, no list's. Sleeps: yes."""
+        k = self.k
+        k.touch(self.ident.number, write=False)
         if md.invl_gen <= self.gen:
             return
-        k = self.k
         me = k.cur
         k.may_sleep("pmap_delayed_invl_wait")
         self.waiters[me] = md.invl_gen

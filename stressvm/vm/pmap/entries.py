@@ -61,6 +61,44 @@ class Entries:
         owed: pages whose modified bit it has taken out of an entry, and that have not been told so far.
     """
 
+    # With so many attributes instances without slots are slow: Python gives each a dictionary of its own.
+    __slots__ = (
+        "active",
+        "alloc_ptp",
+        "demotion_failures",
+        "demotions",
+        "faults",
+        "free_ptp",
+        "hits",
+        "invalidations",
+        "k",
+        "kernel",
+        "kernel_vm_end",
+        "listed",
+        "lock",
+        "machine",
+        "max_address",
+        "min_address",
+        "name",
+        "number",
+        "owed",
+        "promotion_failures",
+        "promotions",
+        "releases",
+        "resident_count",
+        "spurious_faults",
+        "stale_uses",
+        "superpages",
+        "tables",
+        "tlbs",
+        "touched",
+        "touched_supers",
+        "valid",
+        "walks",
+        "wired",
+        "wired_count",
+    )
+
     def __init__(self, machine: Machine, name: str = "pmap", **settings: Unpack[PmapSettings]) -> None:
         kernel = settings.get("kernel", False)
         min_address = settings.get("min_address", 0)
@@ -133,7 +171,10 @@ class Entries:
             entries.pop(index, None)
         self.touched[va] = None
         if (old and not old & F.PG_MANAGED) or (new and not new & F.PG_MANAGED):
-            self._count_unlisted(old, new)
+            if old:
+                self._count_unlisted(old, -1)
+            if new:
+                self._count_unlisted(new, 1)
         else:
             self.valid += (new & 1) - (old & 1)
             if (old ^ new) & F.PG_W:
@@ -146,14 +187,13 @@ class Entries:
             self.made(va, new)
         return old
 
-    def _count_unlisted(self, old: int, new: int) -> None:
+    def _count_unlisted(self, pte: int, sign: int) -> None:
         """What is on no pv list is counted for its page; and what is by hand, for nothing else."""
-        for pte, sign in ((old, -1), (new, 1)):
-            if pte:
-                self.machine.md(pte).unlisted += 0 if pte & F.PG_MANAGED else sign
-                if not pte & F.PG_RAW:
-                    self.valid += sign
-                    self.wired += sign if pte & F.PG_W else 0
+        if not pte & F.PG_MANAGED:
+            self.machine.md(pte).unlisted += sign
+        if not pte & F.PG_RAW:
+            self.valid += sign
+            self.wired += sign if pte & F.PG_W else 0
 
     def _owe(self, pages: Iterable[MdPage]) -> None:
         """A modified bit has gone from an entry. If the pages do not have it already, `vm_page_dirty` must follow."""

@@ -135,8 +135,12 @@ class Machine:
 
     def add_pages(self, pages: Iterable[PhysPage]) -> None:
         """Make pages known."""
+        known = self._pages
         for page in pages:
-            self.add_page(page)
+            if page.phys_addr in known:
+                self.add_page(page)
+            else:
+                known[page.phys_addr] = MdPage(page)
 
     def md(self, pa: int) -> MdPage:
         """The bookkeeping of the page at a physical address, or at that of an entry of the page tables."""

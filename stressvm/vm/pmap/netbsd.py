@@ -129,7 +129,7 @@ class NetBSDPmap(Updating):
         await self.acquire()
         for start, directory, index in self.tables.slots(sva, eva):
             table = directory.tables[index]
-            vas = table.within(start, min(F.trunc_2mpage(start) + F.NBPDR, eva))
+            vas = table.within(start, eva)
             if not vas:
                 continue
             await self.remove_ptes(table, vas, lockp, free)
@@ -190,7 +190,7 @@ class NetBSDPmap(Updating):
         await self.acquire()
         for start, directory, index in self.tables.slots(sva, eva):
             table = directory.tables[index]
-            vas = table.within(start, min(F.trunc_2mpage(start) + F.NBPDR, eva))
+            vas = table.within(start, eva)
             if vas:
                 await self.tables.store(vas[0])
             for va in vas:
@@ -264,7 +264,7 @@ class NetBSDPmap(Updating):
         """
         for start, directory, index in self.tables.slots(va, va + size):
             table = directory.tables[index]
-            vas = table.within(start, min(F.trunc_2mpage(start) + F.NBPDR, va + size))
+            vas = table.within(start, va + size)
             if vas:
                 await self.tables.store(vas[0])
             for at in vas:

@@ -29,6 +29,11 @@ class Updating(PmapCore):
         open: that, and what calls of pmap_update under way are telling.
     """
 
+    __slots__ = (
+        "open",
+        "queue",
+    )
+
     def __init__(self, machine: Machine, name: str = "pmap", **settings: Unpack[PmapSettings]) -> None:
         super().__init__(machine, name, **settings)
         self.queue = Shootdown()
@@ -51,6 +56,8 @@ class Updating(PmapCore):
         Changes that another call of pmap_update is just telling are told once more, so that this one, too, keeps its word.
         """
         promised = [queue for queue in self.open if queue.pages or queue.doomed]
+        if not promised:
+            return
         if self.queue in promised:
             self.queue = Shootdown()
             self.open.append(self.queue)
@@ -64,22 +71,24 @@ class Updating(PmapCore):
         """pmap_tlb_shootnow: each processor that the pmap is active on forgets what is queued."""
         k = self.k
         targets = self.shoot_targets()
+        first = next(iter(todo[0].pages))
         if self.machine.pcid:
             # First: while the others are told, any of these may come back.
             for tlb in self.tlbs:
                 if not self.active >> tlb.cpu & 1:
                     self.forget(tlb, todo)
         for tlb in targets:
-            if k.away(tlb.ops.invalidate):
+            op = tlb.ops.invalidate
+            if k.away(op):
                 await k.baton
             self.forget(tlb, todo)
             self.invalidations += 1
-            k.trace.append((k.cur, tlb.ops.invalidate, next(iter(todo[0].pages))))
+            k.trace.append((k.cur, op, first))
 
     def shoot_targets(self) -> list[Tlb]:
         """The processors that the pmap is active on, the current one first."""
-        cpu = self.machine.cpu()
-        return sorted((tlb for tlb in self.tlbs if self.active >> tlb.cpu & 1), key=lambda tlb: tlb.cpu != cpu)
+        cpu, tlbs = self.machine.cpu(), self.tlbs
+        return [tlb for tlb in (tlbs[cpu], *tlbs[:cpu], *tlbs[cpu + 1 :]) if self.active >> tlb.cpu & 1]
 
     def forget(self, tlb: Tlb, todo: Sequence[Shootdown]) -> None:
         """One processor forgets what is queued."""

@@ -13,7 +13,7 @@ from stressvm.kernel.object import KernelObject
 from stressvm.vm.pmap.flags import NPTEPG, PAGE_SHIFT, PDPSHIFT, PDRSHIFT, PML4SHIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import ObjectId, Op
@@ -39,15 +39,15 @@ class PageTable:
         self.holds = 0
 
     def within(self, sva: int, eva: int) -> list[int]:
-        """The addresses in [sva, eva), which lies within this table's 2 MiB, that it translates; ascending."""
+        """The addresses from `sva`, which lies within this table's 2 MiB, up to `eva` that it translates; ascending."""
         base = sva & -(1 << PDRSHIFT)
         first, last = (sva - base) >> PAGE_SHIFT, (eva - base) >> PAGE_SHIFT
         entries = self.entries
-        if last - first < len(entries):
-            found = [index for index in range(first, last) if index in entries]
-        else:
-            found = sorted(index for index in entries if first <= index < last)
-        return [base + (index << PAGE_SHIFT) for index in found]
+        if last - first == 1:
+            return [base + (first << PAGE_SHIFT)] if first in entries else []
+        if last - first <= len(entries):
+            return [base + (index << PAGE_SHIFT) for index in range(first, last) if index in entries]
+        return sorted(base + (index << PAGE_SHIFT) for index in entries if first <= index < last)
 
 
 class Directory:
@@ -110,16 +110,18 @@ class PageTables(KernelObject):
     async def store(self, va: int) -> None:
         """The moment at which the caller changes entries at `va`, and others of the same page table."""
         k = self.k
-        if k.away(self.ops.store):
+        op = self.ops.store
+        if k.away(op):
             await k.baton
-        k.trace.append((k.cur, self.ops.store, va))
+        k.trace.append((k.cur, op, va))
 
     async def load(self, va: int) -> None:
         """The moment at which the caller reads an entry that processors may be changing."""
         k = self.k
-        if k.away(self.ops.load):
+        op = self.ops.load
+        if k.away(op):
             await k.baton
-        k.trace.append((k.cur, self.ops.load, va))
+        k.trace.append((k.cur, op, va))
 
     def directory(self, va: int) -> Directory | None:
         """The page directory for `va`, if there is one."""
@@ -149,11 +151,22 @@ class PageTables(KernelObject):
         table = directory.tables.get(index)
         return table.entries.get(va >> PAGE_SHIFT & _INDEX, 0) if table is not None else 0
 
-    def slots(self, sva: int, eva: int) -> Iterator[tuple[int, Directory, int]]:
+    def slots(self, sva: int, eva: int) -> Iterable[tuple[int, Directory, int]]:
         """For each 2 MiB of [sva, eva) that have an entry in a page directory: (address, directory, index).
 
-        The address is where the range and those 2 MiB begin to overlap. Levels that are missing are skipped whole.
+        The address is where the range and those 2 MiB begin to overlap. Levels that are missing are skipped whole. Each
+        is looked up when it is asked for.
         """
+        if sva >= eva or sva >> PDRSHIFT != (eva - 1) >> PDRSHIFT:
+            return self._slots(sva, eva)
+        # The usual case needs no generator.
+        directory = self.directory(sva)
+        index = sva >> PDRSHIFT & _INDEX
+        if directory is None or not (index in directory.tables or index in directory.supers):
+            return ()
+        return ((sva, directory, index),)
+
+    def _slots(self, sva: int, eva: int) -> Iterator[tuple[int, Directory, int]]:
         while sva < eva:
             directory = self.directory(sva)
             if directory is None:

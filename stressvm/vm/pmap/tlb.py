@@ -91,7 +91,8 @@ class Tlb(KernelObject):
     def drop(self, va: int) -> None:
         """INVLPG: forget all that translates `va`."""
         self.small.pop(va >> PAGE_SHIFT, None)
-        self.large.pop(va >> PDRSHIFT, None)
+        if self.large:
+            self.large.pop(va >> PDRSHIFT, None)
 
     def drop_range(self, sva: int, eva: int) -> None:
         """INVLPG of every page in [sva, eva)."""
@@ -102,10 +103,15 @@ class Tlb(KernelObject):
 
     def within(self, sva: int, eva: int) -> list[int]:
         """The small pages in [sva, eva) that it remembers, by address in pages."""
+        small = self.small
+        if not small:
+            return []
         first, last = sva >> PAGE_SHIFT, eva >> PAGE_SHIFT
-        if last - first < len(self.small):
-            return [vpn for vpn in range(first, last) if vpn in self.small]
-        return [vpn for vpn in self.small if first <= vpn < last]
+        if last - first == 1:
+            return [first] if first in small else []
+        if last - first < len(small):
+            return [vpn for vpn in range(first, last) if vpn in small]
+        return [vpn for vpn in small if first <= vpn < last]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -163,9 +169,10 @@ class Shootdown:
             entry = tlb.small.get(vpn)
             if entry is not None and exceeds(entry.pte, new):
                 self.add(tlb, vpn, entry, large=False)
-            entry = tlb.large.get(va >> PDRSHIFT)
-            if entry is not None and exceeds(part_of(entry.pte, va), new):
-                self.add(tlb, va >> PDRSHIFT, entry, large=True)
+            if tlb.large:
+                entry = tlb.large.get(va >> PDRSHIFT)
+                if entry is not None and exceeds(part_of(entry.pte, va), new):
+                    self.add(tlb, va >> PDRSHIFT, entry, large=True)
 
     def obsolete_superpage(self, tlbs: tuple[Tlb, ...], va: int, new: int) -> None:
         """The entry of the superpage `va` has become `new`: what exceeds it must go, small pages as well."""
