@@ -197,7 +197,8 @@ async def _fewer(search: _Search, preemptions: int, steps: int) -> tuple[Choices
             # Where fairness takes the baton away, it is a preemption all the same.
             return (made.choices if made.preemptions <= preemptions else None), False
         if bounding.exhausted:
-            return None, not bounding.bounds
+            # What fairness has ruled out has not been looked at.
+            return None, not bounding.restricted
     return None, False
 
 

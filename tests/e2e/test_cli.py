@@ -92,13 +92,13 @@ def blob_of(folder: Path, *words: str) -> str:
 
 
 def test_a_hunt_without_arguments_finds_what_is_declared_and_nothing_else(tmp_path: Path) -> None:
-    done = stressvm(tmp_path, "hunt", "--executions", "60", "--format", "json")
+    done = stressvm(tmp_path, "hunt", "--executions", "400", "--format", "json")
     summary = done.summary
     assert summary["ok"] is True
     scenarios = {scenario["name"]: scenario for scenario in summary["scenarios"]}
     assert len(scenarios) >= 12
     for scenario in scenarios.values():
-        assert scenario["status"] == ("clean" if scenario["expect"] is None else "found"), scenario
+        assert scenario["status"] in (("clean", "exhausted") if scenario["expect"] is None else ("found",)), scenario
     found = scenarios[LOST_WAKEUP]["findings"][0]
     assert found["kind"] == "lost-wakeup"
     assert found["preemptions"] <= 3

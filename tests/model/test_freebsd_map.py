@@ -184,7 +184,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     @rule(at=places, length=st.integers(0, 12), like=likes)
     def vm_map_insert(self, at: int, length: int, like: Like) -> None:
         start = self.plain.low + at
-        assume(start >= 0)
+        assume(0 <= start < TOP)
         assume(start + length < TOP)
         obj, like = self.made(like)
         args = (obj, 0, start * UNIT, (start + length) * UNIT, like.prot, like.max_prot, like.cow)
@@ -194,7 +194,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     @rule(at=places, length=st.integers(0, 12), like=likes, excl=st.booleans())
     def vm_map_fixed(self, *, at: int, length: int, like: Like, excl: bool) -> None:
         start = self.plain.low + at
-        assume(start >= 0)
+        assume(0 <= start < TOP)
         obj, like = self.made(like)
         cow = like.cow | (freebsd.MAP_CHECK_EXCL if excl else 0)
         got = self.lone.now(
@@ -208,7 +208,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     @rule(at=places, length=st.integers(0, SPAN))
     def vm_map_remove(self, at: int, length: int) -> None:
         start = self.plain.low + at
-        assume(start >= 0)
+        assume(0 <= start < TOP)
         assume(start + length < TOP)
         assert self.lone.now(freebsd.vm_map_remove(self.map, start * UNIT, (start + length) * UNIT)) == OK
         self.plain.remove(start, start + length)
@@ -225,7 +225,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     @rule(at=places, length=lengths)
     def vm_map_findspace(self, at: int, length: int) -> None:
         start = self.plain.low + at
-        assume(start >= 0)
+        assume(0 <= start < TOP)
         place = self.plain.first_fit(start, length)
         got = self.locked(lambda: freebsd.vm_map_findspace(self.map, start * UNIT, length * UNIT))
         if got is None and place is not None and self.search is freebsd.Search.SPLAY:
@@ -288,6 +288,7 @@ class AgainstPlainList(RuleBasedStateMachine):
         offset: int = 0,
     ) -> None:
         hint = self.plain.low + at
+        assume(0 <= hint < TOP)
         assume(hint >= 0)
         assume(not like.cow & freebsd.MAP_CREATE_GUARD or not like.max_prot)
         assume(self.search is freebsd.Search.FIRST_FIT)
@@ -303,7 +304,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     def find_no_space(self, at: int, length: int) -> None:
         """NO: there or nowhere."""
         start = self.plain.low + at
-        assume(start >= 0)
+        assume(0 <= start < TOP)
         found = freebsd.vm_map_find(self.map, None, 0, start * UNIT, length * UNIT, find_space=freebsd.VMFS_NO_SPACE)
         rc, addr = self.lone.now(found)
         assert rc == self.plain.insert(start, length, Like())
@@ -313,6 +314,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     def lookup(self, *, at: int, write: bool) -> None:
         """With either hold of the lock; neither moves the timestamp by itself."""
         place = self.plain.low + at
+        assume(0 <= place < TOP)
         lock = self.map.lock
         self.lone.now(lock.lock() if write else lock.lock_read())
         timestamp = lock.timestamp.peek()
