@@ -12,7 +12,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from stressvm.kernel.op import NOTHING, Op
+from stressvm.kernel.op import EVERYTHING, NOTHING, READ, Op
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -37,8 +37,10 @@ def fingerprint(trace: Sequence[Event], touched: Iterable[tuple[int, int, int, b
     orders: dict[int, list[int]] = {}
     #: What was read at all.
     mixed: set[int] = set()
+    counts: list[int] = []
     if touched:
         trace = _with_touched(trace, touched)
+        counts = _looks(trace)
     for t, op, arg in trace:
         mark = op.mark + t
         number = op.sole
@@ -62,7 +64,28 @@ def fingerprint(trace: Sequence[Event], touched: Iterable[tuple[int, int, int, b
                 own.append(arg[0])
     for number in mixed:
         orders[number] = _runs_sorted(orders[number])
-    return hash(frozenset([(number, *order) for number, order in orders.items()])) & _MASK
+    return hash(frozenset([(_OWN, *counts), *((number, *order) for number, order in orders.items())])) & _MASK
+
+
+def _looks(trace: Sequence[Event]) -> list[int]:
+    """Where steps that access everything stand among the others, of each what can be told whatever the order of those.
+
+    One that reads everything stands between writes of each thing; one that writes it, between the steps of each thread.
+    """
+    found: list[int] = []
+    written: dict[int, int] = {}
+    done: dict[int, int] = {}
+    for t, op, _ in trace:
+        if op.sole == EVERYTHING:
+            found.append(hash((t, *sorted(done.items()))))
+        elif (EVERYTHING, READ) in op.footprint:
+            found.append(hash((t, *sorted(written.items()))))
+        else:
+            done[t] = done.get(t, 0) + (op.kind != "touch")
+            for number, write in op.footprint:
+                if write:
+                    written[number] = written.get(number, 0) + 1
+    return sorted(found)
 
 
 def _runs_sorted(order: list[int]) -> list[int]:

@@ -69,6 +69,7 @@ class Step:
         woke: the threads that it made possible.
         spent: preemptions before it.
         sleep: what has been explored from here, or from further up and could as well have come here.
+        branch: what the step was taken from, if it was.
         tree: what is to be explored from here, after `below`, which is the rest of what is being explored.
     """
 
@@ -76,6 +77,7 @@ class Step:
         "arities",
         "before",
         "below",
+        "branch",
         "current",
         "enabled",
         "footprint",
@@ -103,6 +105,7 @@ class Step:
     arities: Sequence[int]
     before: int
     below: list[Branch]
+    branch: Branch | None
     current: int
     enabled: int
     footprint: Footprint

@@ -72,12 +72,15 @@ class DPOR(PartialOrderSearch):
         step.sleep = self.still_asleep(last) if last.sleep else []
         tree = step.tree = last.below
         mask = step.mask
+        if tree and step.sleep:
+            self._drop_asleep(step)
         if tree:
             self._take(step)
             if not mask >> step.thread & 1:
                 raise self.impossible(k, step)
             return
         step.below = []
+        step.branch = None
         if not self.world:
             self.world = len(step.pend)
         if not step.enabled:
@@ -99,11 +102,17 @@ class DPOR(PartialOrderSearch):
         return [z for z in last.sleep if z.thread != t and not (z.writes & touches or writes & z.touches)]
 
     def _take(self, step: Step) -> None:
-        branch = step.tree.pop(0)
+        step.branch = branch = step.tree.pop(0)
         step.thread = branch.thread
         step.label = branch.label
         step.values = step.arities = ()
         step.below = branch.tree
+
+    def _drop_asleep(self, step: Step) -> None:
+        """A branch was added for what its last step was foreseen to access; it accesses less, and has been explored."""
+        asleep = {(z.thread, z.label) for z in step.sleep}
+        while step.tree and (step.tree[0].thread, step.tree[0].label) in asleep:
+            del step.tree[0]
 
     def _new_born(self, k: Kernel, step: Step) -> int:
         """A thread that has not started: that it starts is nothing that anybody sees, so it does it at once; 0 for none.
@@ -129,6 +138,25 @@ class DPOR(PartialOrderSearch):
 
     # ------------------------------------------------------------ going back
 
+    def examine(self, k: Kernel) -> None:
+        """See Stepwise."""
+        super().examine(k)
+        for index in range(self.kept - 1, len(self.steps)):
+            step = self.steps[index]
+            branch = step.branch
+            if branch is not None and (step.touches & ~branch.touches or step.writes & ~branch.writes):
+                self._surprised(step, branch)
+
+    def _surprised(self, step: Step, branch: Branch) -> None:
+        """A step has accessed more than was foreseen: what it was taken to lead to has to be looked at again."""
+        known = self._explored(step)
+        for items, left in branch.taken:
+            if weak_initial(known, items, left) == NO:
+                self._plant(step, items, left)
+
+    def _explored(self, step: Step) -> Branch:
+        return Branch(step.thread, self.label(step), step.touches, step.writes, [], done=True)
+
     def advance(self) -> None:
         """See Stepwise. What has been explored from a state sleeps there."""
         steps = self.steps
@@ -139,7 +167,7 @@ class DPOR(PartialOrderSearch):
                 self._forget(index)
             step = steps[index]
             if step.tree:
-                step.sleep.append(Branch(step.thread, self.label(step), step.touches, step.writes, []))
+                step.sleep.append(self._explored(step))
                 self._take(step)
                 break
             steps.pop()
@@ -157,12 +185,7 @@ class DPOR(PartialOrderSearch):
         steps = self.steps
         before = steps[other]
         between = [at for at in range(other + 1, index) if not steps[at].past >> other & 1]
-        touches, writes = step.touches, step.writes
-        if writes < 0:
-            # It ended the execution. Will it do so without what it really depends on? It has to be looked at.
-            own = self.own
-            if before.writes & own[0] or own[1] & before.touches:
-                touches, writes = own
+        touches, writes = self._foreseen(index, step, before)
         # Earlier, the step may come to something else: what data choices there are then is not known.
         self._insert(before, between, step.thread, (), touches, writes, step.before)
 
@@ -178,6 +201,16 @@ class DPOR(PartialOrderSearch):
         if rest:
             self._insert(step, rest, t, label, touches, writes, 0)
 
+    def _foreseen(self, index: int, step: Step, other: Step) -> tuple[int, int]:
+        """What a step will access if it does not come after another one: as masks.
+
+        Will one that ended the execution do so without what it really depends on? That has to be looked at.
+        """
+        own = self.own
+        if index == self.final and (other.writes & own[0] or own[1] & other.touches):
+            return own
+        return step.touches, step.writes
+
     def _insert(
         self, before: Step, between: list[int], t: int, label: Label, touches: int, writes: int, must: int
     ) -> bool:
@@ -190,22 +223,26 @@ class DPOR(PartialOrderSearch):
             label: its outcomes.
             touches: what it will access.
             writes: what of that it will write.
-            must: the bits of what comes before it in any case.
+            must: the bits of what comes before it, whatever it accesses.
         """
         steps = self.steps
         among = 0
         for at in between:
             among |= 1 << at
         items = []
+        must &= among
+        after = must
         for at in between:
             step = steps[at]
             if step.touches & writes or step.writes & touches:
-                must |= step.past
-            items.append(
-                Item(1 << at, step.thread, self.label(step), step.touches, step.writes, step.past & among & ~(1 << at))
-            )
-        items.append(Item(1 << len(steps), t, label, touches, writes, must & among))
-        left = among | 1 << len(steps)
+                after |= step.past
+            past = step.past & among & ~(1 << at)
+            items.append(Item(1 << at, step.thread, self.label(step), step.touches, step.writes, past, past))
+        items.append(Item(1 << len(steps), t, label, touches, writes, after & among, must))
+        return self._plant(before, items, among | 1 << len(steps))
+
+    def _plant(self, before: Step, items: list[Item], left: int) -> bool:
+        """Add a sequence to the tree before a step, unless a sleeper could go first in it, or it is there."""
         for z in before.sleep:
             if weak_initial(z, items, left) != NO:
                 return False

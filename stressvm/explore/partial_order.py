@@ -39,7 +39,8 @@ class PartialOrderSearch(Stepwise):
         #: The index of each thread's last step, and those of the steps that woke it.
         self.last: dict[int, int] = {}
         self.wakes: dict[int, list[int]] = {}
-        #: What the step that ended the execution accesses of its own.
+        #: The index of the step that ended the execution, 0 for none; and what it accesses of its own.
+        self.final = 0
         self.own = (0, 0)
         #: (index of a step, thread that could have done something before and was woken by it)
         self.lost: list[tuple[int, int]] = []
@@ -53,14 +54,14 @@ class PartialOrderSearch(Stepwise):
             steps[0].past = 1
             steps[0].touches = steps[0].writes = 0
             steps[0].footprint = ()
-        final = self._final(k)
+        final = self.final = self._final(k)
         if final:
             self.own = (steps[final].touches, steps[final].writes)
             ends_all(steps[final])
         for index in range(max(1, self.kept - 1), len(steps)):
             self._order(index, k)
-        self.prevented(final)
-        self.pending(k, final)
+        self.prevented()
+        self.pending(k)
         for at in self.chosen:
             self.alternatives(at)
 
@@ -240,8 +241,9 @@ class PartialOrderSearch(Stepwise):
 
     # ------------------------------------------------------------ what did not happen
 
-    def pending(self, k: Kernel, final: int) -> None:
+    def pending(self, k: Kernel) -> None:
         """Those stuck at the end: they race with whoever got what they wait for."""
+        final = self.final
         if not k.alive and not final:
             return
         steps = self.steps
@@ -273,7 +275,7 @@ class PartialOrderSearch(Stepwise):
         wakes = self.wakes.get(t)
         return before | self.steps[wakes[-1]].past if wakes else before
 
-    def prevented(self, final: int) -> None:
+    def prevented(self) -> None:
         """What could have been done instead of steps that made it impossible.
 
         A sleeper that might have timed out was woken; a step ended the execution.
@@ -281,6 +283,7 @@ class PartialOrderSearch(Stepwise):
         steps = self.steps
         for index, other in self.lost:
             self.instead(index, other, (), steps[index].pend[other])
+        final = self.final
         if final:
             for other in members(steps[final].enabled & ~(1 << steps[final].thread)):
                 self.instead(final, other, (), steps[final].pend[other])

@@ -89,6 +89,7 @@ class Stepwise:
         root.sleep = []
         root.tree = []
         root.below = []
+        root.branch = None
         self.steps.append(root)
         self.kept = 1
 

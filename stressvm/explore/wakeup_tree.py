@@ -28,6 +28,7 @@ class Item(NamedTuple):
         thread, label: who, and with what outcomes.
         touches, writes: what it accesses, as masks.
         after: the bits of the steps of the sequence that have to come before it.
+        must: the same, whatever it accesses: that of the last one is only foreseen.
     """
 
     bit: int
@@ -36,14 +37,30 @@ class Item(NamedTuple):
     touches: int
     writes: int
     after: int
+    must: int
 
 
 class Branch:
-    """A step that is to be explored, and what is to follow it. It sleeps once that has been done."""
+    """A step that is to be explored, and what is to follow it. It sleeps once that has been done.
 
-    __slots__ = ("label", "thread", "touches", "tree", "writes")
+    Attributes:
+        thread: whose step.
+        label: its outcomes.
+        touches: what it accesses, or is foreseen to.
+        writes: what of that it writes.
+        tree: what is to follow.
+        taken: the sequences that it was taken to lead to, as items and what was left of them, if that depends on what it is
+            foreseen to access.
+        done: it has been explored, so that what it accesses is known.
+    """
 
-    def __init__(self, thread: int, label: Label, touches: int, writes: int, tree: list[Branch]) -> None:
+    __slots__ = ("done", "label", "taken", "thread", "touches", "tree", "writes")
+
+    def __init__(
+        self, thread: int, label: Label, touches: int, writes: int, tree: list[Branch], *, done: bool = False
+    ) -> None:
+        self.done = done
+        self.taken: list[tuple[list[Item], int]] = []
         self.thread = thread
         self.label = label
         self.touches = touches
@@ -80,7 +97,8 @@ def weak_initial(branch: Branch, items: list[Item], left: int) -> int:
     for at, item in enumerate(items):
         if item.bit & left:
             if item.thread == thread:
-                return at if item.label == branch.label and not item.after & left else NO
+                before = item.must if branch.done else item.after
+                return at if item.label == branch.label and not before & left else NO
             if item.touches & writes or item.writes & touches:
                 return NO
     return ABSENT
@@ -96,6 +114,8 @@ def insert(tree: list[Branch], items: list[Item]) -> bool:
             at = weak_initial(branch, items, left)
             if at == NO:
                 continue
+            if at < 0 or items[at].bit != left & -left:
+                branch.taken.append((items, left))
             if at >= 0:
                 left &= ~items[at].bit
             if not branch.tree or not left:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.object import Interlock
-from stressvm.kernel.op import ALONE
+from stressvm.kernel.op import ALONE, EVERYTHING
 
 if TYPE_CHECKING:
     from stressvm.kernel.grant import Grant
@@ -132,7 +132,8 @@ class Mutex(Interlock):
 
     def statistics(self) -> MutexStatistics:
         """Who owns it, who waits, how often it was acquired so far."""
-        self.k.touch(self.ident.number, write=False)
+        # Who waits is known from announcements, which belong to steps on anything.
+        self.k.touch(EVERYTHING, write=True)
         waiting = self.names(self.queue) if self.grant is not None else self.names(self.want)
         taking = (self.ops.lock, self.ops.trylock)
         acquired = sum(1 for _, op, _ in self.k.trace if op in taking)

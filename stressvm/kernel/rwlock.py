@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.object import KernelObject
-from stressvm.kernel.op import ALONE, SHARED
+from stressvm.kernel.op import ALONE, EVERYTHING, SHARED
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -117,7 +117,8 @@ class RwCore(KernelObject):
 
     def statistics(self) -> RwStatistics:
         """Who holds it, who waits."""
-        self.k.touch(self.ident.number, write=False)
+        # Who waits is known from announcements, which belong to steps on anything.
+        self.k.touch(EVERYTHING, write=True)
         writer = self.names([self.owner])[0] if self.owner >= 0 else None
         return RwStatistics(writer, self.names(self.readers), self.names(self.want_read), self.names(self.want_write))
 

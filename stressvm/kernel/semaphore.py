@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.object import KernelObject
-from stressvm.kernel.op import ALONE
+from stressvm.kernel.op import ALONE, EVERYTHING
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -105,5 +105,6 @@ class Semaphore(KernelObject):
 
     def statistics(self) -> SemaphoreStatistics:
         """Units left and waiters."""
-        self.k.touch(self.ident.number, write=False)
+        # Who waits is known from announcements, which belong to steps on anything.
+        self.k.touch(EVERYTHING, write=True)
         return SemaphoreStatistics(self.value, self.names(self.want))

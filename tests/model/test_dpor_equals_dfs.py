@@ -220,16 +220,16 @@ def _stuck(build: Callable[[Kernel], None], bound: int) -> bool:
 class NobodyStuck(DPOR):
     """Without: who is stuck at the end races with whoever got what it waits for."""
 
-    def pending(self, k: Kernel, final: int) -> None:
+    def pending(self, k: Kernel) -> None:
         pass
 
 
 class NothingLost(DPOR):
     """Without: a sleeper that is woken could have timed out."""
 
-    def prevented(self, final: int) -> None:
+    def prevented(self) -> None:
         self.lost.clear()
-        super().prevented(final)
+        super().prevented()
 
 
 class NothingStops(DPOR):
