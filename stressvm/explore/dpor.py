@@ -246,4 +246,4 @@ class DPOR(PartialOrderSearch):
         for z in before.sleep:
             if weak_initial(z, items, left) != NO:
                 return False
-        return insert(before.tree, items)
+        return insert(before.tree, items, left)

@@ -169,10 +169,10 @@ class SURW(Weighted):
         pend: list[Any] = k.pend
         table = self.table
         best = plain = -1
-        held = False
+        held = []
         for t in among:
             if kinds[pend[t]] == _CHOSEN:
-                held = True
+                held.append(t)
                 continue
             priority = priorities[t]
             if priority < 0:
@@ -182,7 +182,7 @@ class SURW(Weighted):
             if priority > best:
                 best = priority
                 plain = t
-        if plain >= 0 and (not held or best > self._most_urgent(among, pend)):
+        if plain >= 0 and (not held or best > self._most_urgent(held)):
             return plain
         intended = self.intended
         if intended < 0 or (plain < 0 and not mask >> intended & 1):
@@ -221,17 +221,18 @@ class SURW(Weighted):
                 break
         return t
 
-    def _most_urgent(self, among: list[int], pend: list[Any]) -> int:
+    def _most_urgent(self, held: list[int]) -> int:
         """The highest priority of those that stand before the object."""
         priorities = self.priorities
-        kinds = self.kinds
         best = -1
-        for t in among:
-            if kinds[pend[t]] == _CHOSEN:
-                if priorities[t] < 0:
-                    self.at += 1
-                    priorities[t] = self.draw(self.at - 1)
-                best = max(best, priorities[t])
+        for t in held:
+            priority = priorities[t]
+            if priority < 0:
+                at = self.at
+                self.at = at + 1
+                priority = priorities[t] = self.draw(at)
+            if priority > best:  # noqa: PLR1730 - a call would cost more
+                best = priority
         return best
 
     def _arrivals(self, k: Kernel) -> None:

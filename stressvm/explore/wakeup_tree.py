@@ -104,11 +104,8 @@ def weak_initial(branch: Branch, items: list[Item], left: int) -> int:
     return ABSENT
 
 
-def insert(tree: list[Branch], items: list[Item]) -> bool:
-    """Add a sequence to a tree, unless the tree leads to an equivalent of it already. Was it added?"""
-    left = 0
-    for item in items:
-        left |= item.bit
+def insert(tree: list[Branch], items: list[Item], left: int) -> bool:
+    """Add what is left of a sequence to a tree, unless the tree leads to an equivalent of it already. Was it added?"""
     while True:
         for branch in tree:
             at = weak_initial(branch, items, left)
