@@ -36,8 +36,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.explore.dependency import NOTHING_MORE
 from stressvm.explore.partial_order import PartialOrderSearch
-from stressvm.explore.wakeup_tree import NO, Branch, Item, insert, stripped, weak_initial
+from stressvm.explore.wakeup_tree import NO, Branch, Item, insert, leads_to, stripped, weak_initial
 
 if TYPE_CHECKING:
     from stressvm.explore.dependency import Step
@@ -57,6 +58,8 @@ class DPOR(PartialOrderSearch):
         super()._restart()
         self.blocked = 0
         self.in_vain = False
+        #: Steps have accessed something else than was foreseen.
+        self.varied = False
         #: How many threads the world has.
         self.world = 0
 
@@ -144,12 +147,17 @@ class DPOR(PartialOrderSearch):
         for index in range(self.kept - 1, len(self.steps)):
             step = self.steps[index]
             branch = step.branch
-            if branch is not None and (step.touches & ~branch.touches or step.writes & ~branch.writes):
+            if branch is not None and (step.touches != branch.touches or step.writes != branch.writes):
+                self.varied = True
                 self._surprised(step, branch)
 
     def _surprised(self, step: Step, branch: Branch) -> None:
-        """A step has accessed more than was foreseen: what it was taken to lead to has to be looked at again."""
+        """A step has accessed more than was foreseen, or less: what it was taken to lead to has to be looked at again.
+
+        And what would begin with something else may come to the same.
+        """
         known = self._explored(step)
+        step.tree[:] = [other for other in step.tree if not leads_to(other, known)]
         for items, left in branch.taken:
             if weak_initial(known, items, left) == NO:
                 self._plant(step, items, left)
@@ -187,7 +195,8 @@ class DPOR(PartialOrderSearch):
         between = [at for at in range(other + 1, index) if not steps[at].past >> other & 1]
         touches, writes = self._foreseen(index, step, before)
         # Earlier, the step may come to something else: what data choices there are then is not known.
-        self._insert(before, between, step.thread, (), touches, writes, step.before)
+        if not self._insert(before, between, step.thread, (), touches, writes, step.before) and self.varied:
+            self._and_then(before, between, step, touches, writes)
 
     def instead(self, index: int, t: int, values: tuple[int, ...], op: Op | None) -> None:
         """See PartialOrderSearch."""
@@ -200,6 +209,23 @@ class DPOR(PartialOrderSearch):
         rest = [at for at in range(index + 1, len(steps)) if not steps[at].past >> index & 1]
         if rest:
             self._insert(step, rest, t, label, touches, writes, 0)
+
+    def _and_then(self, before: Step, between: list[int], step: Step, touches: int, writes: int) -> None:
+        """The same, and then the step before which it was put, if that still is what it was.
+
+        Sleepers that only that one would wake say nothing about what comes before it, if it was not foreseen to depend on
+        that.
+        """
+        if before.op.kind == "timeout" or (before.op.needs and before.op.touches & touches & ~NOTHING_MORE):
+            return
+        items, left = self._items(between, step.thread, (), touches, writes, step.before)
+        last = left.bit_length()
+        after = 0
+        for item in items:
+            if item.touches & before.writes or item.writes & before.touches:
+                after |= item.after | item.bit
+        items.append(Item(1 << last, before.thread, self.label(before), before.touches, before.writes, after, 0))
+        self._plant(before, items, left | 1 << last)
 
     def _foreseen(self, index: int, step: Step, other: Step) -> tuple[int, int]:
         """What a step will access if it does not come after another one: as masks.
@@ -225,6 +251,13 @@ class DPOR(PartialOrderSearch):
             writes: what of that it will write.
             must: the bits of what comes before it, whatever it accesses.
         """
+        items, left = self._items(between, t, label, touches, writes, must)
+        return self._plant(before, items, left)
+
+    def _items(
+        self, between: list[int], t: int, label: Label, touches: int, writes: int, must: int
+    ) -> tuple[list[Item], int]:
+        """The sequence of `_insert`, and the bits of its steps."""
         steps = self.steps
         among = 0
         for at in between:
@@ -239,7 +272,7 @@ class DPOR(PartialOrderSearch):
             past = step.past & among & ~(1 << at)
             items.append(Item(1 << at, step.thread, self.label(step), step.touches, step.writes, past, past))
         items.append(Item(1 << len(steps), t, label, touches, writes, after & among, must))
-        return self._plant(before, items, among | 1 << len(steps))
+        return items, among | 1 << len(steps)
 
     def _plant(self, before: Step, items: list[Item], left: int) -> bool:
         """Add a sequence to the tree before a step, unless a sleeper could go first in it, or it is there."""

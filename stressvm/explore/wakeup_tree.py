@@ -104,6 +104,20 @@ def weak_initial(branch: Branch, items: list[Item], left: int) -> int:
     return ABSENT
 
 
+def leads_to(branch: Branch, known: Branch) -> bool:
+    """Is all that is left to explore below a branch equivalent to something that begins with an explored step?
+
+    What becomes superfluous is taken out of the branch.
+    """
+    if branch.thread == known.thread:
+        return branch.label == known.label
+    if branch.touches & known.writes or branch.writes & known.touches:
+        return False
+    if branch.tree:
+        branch.tree[:] = [other for other in branch.tree if not leads_to(other, known)]
+    return not branch.tree
+
+
 def insert(tree: list[Branch], items: list[Item], left: int) -> bool:
     """Add what is left of a sequence to a tree, unless the tree leads to an equivalent of it already. Was it added?"""
     while True:
