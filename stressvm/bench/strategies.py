@@ -10,6 +10,7 @@ A cell is one line of the log file, written as soon as it is known: what was int
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -147,6 +148,9 @@ def run(what: Plan, file: Path, jobs: int, progress: Callable[[int, int], None])
     for program in what.programs:
         # Workers are forked, and have what is loaded.
         by_name(PROGRAMS[program].scenario)
+    if file.exists():
+        # Whoever was killed in the middle of a line has left the beginning of it.
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     with file.open("ab") as log, ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
         futures = {pool.submit(_measure, cell, what.cap): cell for cell in missing}
         try:
