@@ -58,12 +58,16 @@ class PartialOrderSearch(Stepwise):
         if final:
             self.own = (steps[final].touches, steps[final].writes)
             ends_all(steps[final])
+        self.recognize()
         for index in range(max(1, self.kept - 1), len(steps)):
             self._order(index, k)
         self.prevented()
         self.pending(k)
         for at in self.chosen:
             self.alternatives(at)
+
+    def recognize(self) -> None:
+        """All accesses of a new execution are known: the place to compare them with what was foreseen."""
 
     def _final(self, k: Kernel) -> int:
         """The index of the step that stopped the execution; 0 if it came to its end."""

@@ -49,17 +49,19 @@ class Branch:
         touches: what it accesses, or is foreseen to.
         writes: what of that it writes.
         tree: what is to follow.
-        taken: the sequences that it was taken to lead to, as items and what was left of them, if that depends on what it is
-            foreseen to access.
+        taken: the sequences that it was taken to lead to, as items and what was left of them, as far as that depends on what
+            it is foreseen to access.
         done: it has been explored, so that what it accesses is known.
+        arities: how many alternatives its data choices had, if it has been explored.
     """
 
-    __slots__ = ("done", "label", "taken", "thread", "touches", "tree", "writes")
+    __slots__ = ("arities", "done", "label", "taken", "thread", "touches", "tree", "writes")
 
     def __init__(
         self, thread: int, label: Label, touches: int, writes: int, tree: list[Branch], *, done: bool = False
     ) -> None:
         self.done = done
+        self.arities: tuple[int, ...] = ()
         self.taken: list[tuple[list[Item], int]] = []
         self.thread = thread
         self.label = label
@@ -125,7 +127,7 @@ def insert(tree: list[Branch], items: list[Item], left: int) -> bool:
             at = weak_initial(branch, items, left)
             if at == NO:
                 continue
-            if at < 0 or items[at].bit != left & -left:
+            if at < 0 or not branch.tree or items[at].bit != left & -left:
                 branch.taken.append((items, left))
             if at >= 0:
                 left &= ~items[at].bit

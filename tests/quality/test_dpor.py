@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stressvm import Atomic, Cell, CondVar, Kernel, Mutex, Timers
+from stressvm import Atomic, Cell, CondVar, Fifo, Kernel, Mutex, Timers
 from stressvm.check.happens_before import class_of
 from stressvm.explore.bpor import BoundedPOR
 from stressvm.explore.dfs import DFS
@@ -366,3 +366,31 @@ def test_a_negative_bound_is_refused() -> None:
 def test_the_kernel_that_asks_at_every_step_makes_the_same_decisions() -> None:
     assert type(subject(abba).kernel()) is Kernel
     assert type(subject(abba).kernel(every_step=True)) is EveryStepKernel
+
+
+def test_forecasts_that_fail_lose_nothing_and_are_said() -> None:
+    """The one who gets a queued lock at once pokes the cell in the same step; the one who has to queue does not."""
+
+    def build(k: Kernel) -> None:
+        m, cell = Mutex(k, "m", Fifo()), Cell(k, 0, "cell")
+
+        async def section() -> None:
+            await m.lock()
+            cell.poke(cell.peek() + 1)
+            await m.unlock()
+
+        async def attempt() -> None:
+            if await m.trylock():
+                await m.unlock()
+
+        async def store() -> None:
+            await cell.store(4)
+
+        k.spawn(attempt)
+        k.spawn(section)
+        k.spawn(store)
+
+    search = DPOR()
+    assert explored(build, search).outcomes == explored(build, DFS()).outcomes
+    assert "of which no proof is known" in search.provided
+    assert search.blocked == 0
