@@ -62,7 +62,7 @@ def stressvm(folder: Path, *words: str, status: int = 0, env: Mapping[str, str] 
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}{done.stderr}"

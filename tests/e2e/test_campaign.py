@@ -156,14 +156,14 @@ def test_killed_at_any_moment_nothing_recorded_is_lost(folder: Path, whom: str) 
                 os.kill(victim, signal.SIGKILL)
                 kills += 1
             if whom == "coordinator":
-                process.wait(timeout=30)
+                process.wait(timeout=120)
                 log = next(logs.iterdir()) if logs.exists() else None
                 if log is None or not _begun(log):
                     shutil.rmtree(logs, ignore_errors=True)
                     process = started(folder, *first)
                 else:
                     process = started(folder, "hunt", "--resume", str(log))
-        process.wait(timeout=120)
+        process.wait(timeout=600)
         (log,) = logs.iterdir()
         assert told(stressvm(folder, "hunt", "--resume", str(log), "--format", "json", status=1).lines()) == alone
         for line in (log / "journal.jsonl").read_bytes().splitlines():

@@ -348,7 +348,7 @@ def test_an_interrupted_hunt_writes_what_it_has_and_is_exit_130(tmp_path: Path) 
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     try:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130, err

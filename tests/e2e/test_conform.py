@@ -287,5 +287,5 @@ def test_an_interrupt_ends_with_130(tmp_path: Path) -> None:
     with process:
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "stressvm: interrupted\n")
