@@ -83,11 +83,7 @@ class Merging:
         try:
             for shard, ledger in self.shards:
                 for batch in await self._batches(shard, ledger, None if stop is None else shard.below(stop)):
-                    result.executions += batch.executions
-                    result.steps += batch.steps
-                    result.seen.add(batch.classes, batch.executions)
-                    if batch.exhausted:
-                        result.searched, result.exhausted, result.bounds = True, not batch.cut, batch.bounds
+                    result.count(batch)
                 result.seconds += ledger.spent()
             await self._examine(result, failures, found)
         except UsageError as exc:

@@ -192,7 +192,8 @@ class ParallelHunt:
             if death.status < 0:
                 how = f"killed by {signal.Signals(-death.status).name}"
             number = self.settings.shard.number_of(lease.first)
-            self.ready[lease.first] = Batch(lease.first, 1, lost=((number, how),))
+            batch = self.ready[lease.first] = Batch(lease.first, 1, lost=((number, how),))
+            self.ledger.keep_batch(batch, self.result.seen, time.monotonic() - self.started)
 
     # ---------------------------------------------------------------- in order of number
 

@@ -35,7 +35,7 @@ CREATE TABLE campaign (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE subject (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 CREATE TABLE batch (
     subject INTEGER NOT NULL, first INTEGER NOT NULL, executions INTEGER NOT NULL, steps INTEGER NOT NULL,
-    elapsed REAL NOT NULL, exhausted TEXT, cut INTEGER NOT NULL, classes BLOB NOT NULL, failures BLOB NOT NULL,
+    elapsed REAL NOT NULL, exhausted TEXT, provided TEXT NOT NULL, cut INTEGER NOT NULL, lost BLOB NOT NULL, classes BLOB NOT NULL, failures BLOB NOT NULL,
     PRIMARY KEY (subject, first)
 ) WITHOUT ROWID;
 CREATE TABLE finding (
@@ -135,13 +135,13 @@ class Ledger:
     def batch(self, first: int) -> Batch | None:
         """The stored batch that begins there."""
         row = self.store.one(
-            "SELECT executions, steps, exhausted, cut, classes, failures FROM batch WHERE subject = ? AND first = ?",
+            "SELECT executions, steps, exhausted, provided, cut, lost, classes, failures FROM batch WHERE subject = ? AND first = ?",
             self.number,
             first,
         )
         if row is None:
             return None
-        executions, steps, exhausted, cut, classes, failures = row
+        executions, steps, exhausted, provided, cut, lost, classes, failures = row
         what = f"the batch of execution {first} of subject {self.number}"
         if not (isinstance(executions, int) and isinstance(steps, int) and isinstance(classes, bytes)):
             raise self.store.damaged(what)
@@ -152,6 +152,7 @@ class Ledger:
                 Failure(int(number), tuple(map(int, picks)), str(kind), str(fingerprint))
                 for number, picks, kind, fingerprint in self.store.json(failures, what)
             ]
+            gone = tuple((int(number), str(how)) for number, how in self.store.json(lost, what))
         except (TypeError, ValueError):
             raise self.store.damaged(what) from None
         return Batch(
@@ -162,7 +163,9 @@ class Ledger:
             failures=found,
             exhausted=exhausted is not None,
             bounds=str(exhausted or ""),
+            provided=str(provided),
             cut=bool(cut),
+            lost=gone,
         )
 
     def next_first(self, number: int) -> int | None:
@@ -173,14 +176,16 @@ class Ledger:
     def keep_batch(self, batch: Batch, seen: Seen, elapsed: float) -> None:
         """Store a batch; of its classes, those that are still counted."""
         self.store.write(
-            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self.number,
             batch.first,
             batch.executions,
             batch.steps,
             elapsed,
             batch.bounds if batch.exhausted else None,
+            batch.provided,
             int(batch.cut),
+            orjson.dumps(batch.lost),
             _to_bytes(seen.kept(batch.classes)),
             orjson.dumps([list(failure) for failure in batch.failures]),
         )

@@ -68,6 +68,7 @@ class Batch:
         failures: those that showed a bug, the first of each fingerprint.
         seconds: that it took.
         exhausted: there is no further execution within `bounds` (in words; "" for none).
+        provided: with that, what it rests on and no search can know for certain; "" for nothing.
         cut: with that, executions that did not end were cut short, so that what `exhausted` says is not much.
         error: why the next one cannot be run.
         lost: executions that ended the process they ran in, and how.
@@ -81,6 +82,7 @@ class Batch:
     failures: list[Failure] = field(default_factory=list)
     exhausted: bool = False
     bounds: str = ""
+    provided: str = ""
     cut: bool = False
     error: StressvmError | None = None
     lost: tuple[tuple[int, str], ...] = ()
@@ -115,6 +117,7 @@ class _Span:
         self.errors: dict[int, StressvmError] = {}
         self.exhausted = False
         self.bounds = ""
+        self.provided = ""
         self.cut = False
 
     def batch(self) -> Batch:
@@ -130,6 +133,7 @@ class _Span:
         batch.error = self.errors.get(self.stop)
         batch.exhausted = self.exhausted
         batch.bounds = self.bounds
+        batch.provided = self.provided
         batch.cut = self.cut
         return batch
 
@@ -287,6 +291,7 @@ class Runner:
             span.stop = min(span.stop, index + 1)
             span.exhausted = True
             span.bounds = searcher.search.bounds
+            span.provided = getattr(searcher.search, "provided", "")
             span.cut = searcher.loops
 
 
@@ -302,6 +307,7 @@ def _joined(one: Batch, other: Batch) -> Batch:
         [*one.failures, *(failure for failure in other.failures if failure.fingerprint not in known)],
         exhausted=other.exhausted,
         bounds=other.bounds,
+        provided=other.provided,
         cut=other.cut,
         error=other.error,
     )

@@ -106,6 +106,7 @@ class Result:
     #: A search has come to its end, if perhaps only by cutting executions short.
     searched: bool = False
     bounds: str = ""
+    provided: str = ""
     saturated: bool = False
     #: Executions that ended their process.
     lost: int = 0
@@ -115,21 +116,25 @@ class Result:
     def take(self, batch: Batch, settings: Settings) -> list[Failure]:
         """Count the batch that is next in order; those of its failures that are bugs not met before."""
         assert batch.first == self.executions
-        self.executions = batch.stop
-        self.steps += batch.steps
-        self.seen.add(batch.classes, batch.executions)
-        self.exhausted = batch.exhausted and not batch.cut
-        self.searched = batch.exhausted
-        self.bounds = batch.bounds
+        self.count(batch)
         if settings.until_saturated and batch.stop == settings.checkpoint(batch.first, batch.stop + 1):
             self.saturated = self.seen.saturated
+        new = [failure for failure in batch.failures if failure.fingerprint not in self.fingerprints]
+        self.fingerprints.update(failure.fingerprint for failure in new)
+        return new
+
+    def count(self, batch: Batch) -> None:
+        """Add the executions of a batch to ours."""
+        self.executions += batch.executions
+        self.steps += batch.steps
+        self.seen.add(batch.classes, batch.executions)
+        if batch.exhausted:
+            self.searched, self.exhausted = True, not batch.cut
+            self.bounds, self.provided = batch.bounds, batch.provided
         for number, how in batch.lost:
             self.lost += 1
             if not self.error:
                 self.error = f"execution {number} ended the process that it ran in: {how}"
-        new = [failure for failure in batch.failures if failure.fingerprint not in self.fingerprints]
-        self.fingerprints.update(failure.fingerprint for failure in new)
-        return new
 
     def over(self, batch: Batch, settings: Settings) -> bool:
         """Is the hunt over with this batch, the last one taken?"""
@@ -141,11 +146,12 @@ class Result:
         if self.findings:
             return "found"
         if self.exhausted:
-            return (
+            what = (
                 f"exhausted within the bounds: {self.bounds}"
                 if self.bounds
                 else "exhausted: there is no other execution"
             )
+            return f"{what}, {self.provided}" if self.provided else what
         if self.searched:
             return f"searched, but executions that did not end were cut short: {self.bounds}"
         unseen = f"{self.seen.unseen_mass:.1%} of what executions do is unseen"

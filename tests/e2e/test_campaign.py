@@ -192,6 +192,9 @@ def test_an_execution_that_ends_its_process_costs_that_execution(tmp_path: Path)
     assert one["status"] == "error"
     assert one["error"].endswith("ended the process that it ran in: exit status 7")
     assert one["executions"] == 1500
+    (log,) = (tmp_path / "logs").iterdir()
+    again = stressvm(tmp_path, "hunt", "--resume", str(log), "--format", "json", status=2)
+    assert told(again.lines()) == told(done.lines())
 
 
 def test_a_campaign_is_gone_on_with_as_it_was_begun(folder: Path) -> None:
