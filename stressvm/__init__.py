@@ -9,6 +9,7 @@ from stressvm.explore.scenario import Scenario, scenario
 from stressvm.kernel.cell import Atomic, Cell
 from stressvm.kernel.condvar import CondVar
 from stressvm.kernel.errors import Panic, ReplayDiverged, StressvmError, UsageError
+from stressvm.kernel.field import Field
 from stressvm.kernel.grant import Fifo, Grant, Priority
 from stressvm.kernel.kernel import Kernel, Timers
 from stressvm.kernel.mutex import Mutex, SpinMutex
@@ -23,6 +24,7 @@ __all__ = [
     "Atomic",
     "Cell",
     "CondVar",
+    "Field",
     "Fifo",
     "FreeBSDSx",
     "Grant",

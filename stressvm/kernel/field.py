@@ -1,0 +1,46 @@
+"""A field of a modelled structure: plain Python data, of which every use is declared to the kernel, within the step that uses it.
+
+A map's list of entries, a page's wire count and their like are changed under locks, so a switch between two such uses would
+show nothing and none is made. But who uses them without the lock is what races are made of, and which steps could change
+places depends on them: so code that uses one says so, before it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stressvm.kernel.object import KernelObject
+
+if TYPE_CHECKING:
+    from stressvm.kernel.kernel import Kernel
+
+
+def _make_ops(_k: Kernel, _ident: Any) -> None:
+    return None
+
+
+class Field(KernelObject):
+    """Declares the uses of something that is kept elsewhere.
+
+    Args:
+        k: the kernel.
+        name: as reports show it, such as "kernel_map.entries".
+        benign: why its unordered uses are no bug, if the code that is modelled relies on them; "" if they are one.
+    """
+
+    __slots__ = ("benign",)
+
+    TYPE = "field"
+
+    def __init__(self, k: Kernel, name: str, benign: str = "") -> None:
+        self.k = k
+        self.ident, _ = k.adopt(self, self.TYPE, name, _make_ops)
+        self.benign = benign
+
+    def read(self) -> None:
+        """The current step reads it. No switch; may be called while the world is built, where it means nothing."""
+        self.k.touch(self.ident.number, write=False)
+
+    def write(self) -> None:
+        """The current step changes it. As `read`."""
+        self.k.touch(self.ident.number, write=True)
