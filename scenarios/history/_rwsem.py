@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stressvm import Atomic, SpinMutex, Wake
+from stressvm import Atomic, Line, SpinMutex, Wake
 
 if TYPE_CHECKING:
     from scenarios.history._rwsem_xadd import Task, WakeQ
@@ -53,25 +53,22 @@ class Rwsem:
     Args:
         k: the kernel.
         name: as reports show it.
+        overtakes: how often readers may join others past a writer that queues, until there are none; None: as often as they
+            like.
 
     Attributes:
         reading: how many readers have it; what the count says includes those that are just trying.
-        passed: how many readers have joined others, past a queue, since there were none.
+        line: the writers that queue.
     """
 
-    def __init__(self, k: Kernel, name: str) -> None:
+    def __init__(self, k: Kernel, name: str, overtakes: int | None = None) -> None:
         self.k = k
         self.name = name
         self.count = Atomic(k, 0, f"{name}.count")
         self.wait_lock = SpinMutex(k, f"{name}.wait_lock")
         self.wait_list: list[Waiter] = []
         self.reading = 0
-        self.passed = 0
-
-    def joined(self) -> int:
-        """`passed`. It changes with the count."""
-        self.count.peek()
-        return self.passed
+        self.line = Line(k, f"{name}, for writing", overtakes)
 
     # ------------------------------------------------------------ readers
 
@@ -114,7 +111,8 @@ class Rwsem:
             return False
         old = await self.count.fetchadd(READER_BIAS)
         if not old & (WRITER_LOCKED | HANDOFF):
-            self.passed += bool(old & WAITERS and self.reading)
+            if old & WAITERS and self.reading:
+                self.line.got()
             self.reading += 1
             return True
         await self.count.fetchadd(-READER_BIAS)
@@ -144,7 +142,8 @@ class Rwsem:
         """Let go of a read hold. Sleeps: no."""
         count = await self.count.fetchadd(-READER_BIAS) - READER_BIAS
         self.reading -= 1
-        self.passed = self.passed if self.reading else 0
+        if not self.reading:
+            self.line.again()
         if count & (LOCKED | WAITERS) == WAITERS:
             await self.wake()
 
@@ -158,6 +157,7 @@ class Rwsem:
         woken = WakeQ()
         await self.wait_lock.lock()
         self.wait_list.append(waiter)
+        self.line.wait()
         if len(self.wait_list) == 1:
             await self.change(WAITERS, 0)
         elif not await self.count.load() & WRITER_LOCKED:
@@ -166,6 +166,7 @@ class Rwsem:
             token = task.channel.interlock()
             if await self.try_write_lock(waiter):
                 self.wait_list.remove(waiter)
+                self.line.leave()
                 await self.wait_lock.unlock()
                 await woken.wake_up()
                 return True
@@ -173,6 +174,7 @@ class Rwsem:
             await woken.wake_up()
             how = await task.channel.sleep(token, self.name, pcatch=killable, until=lambda: self.open_to(waiter))
             if how is Wake.SIGNAL:
+                self.line.leave()
                 await self.out_nolock(waiter)
                 return False
             waiter.waited = True

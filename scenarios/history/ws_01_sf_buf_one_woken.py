@@ -46,11 +46,7 @@ class SfBufs:
     async def msleep(self, *, catch: bool) -> bool:
         """Sleep for a buffer; was there a signal? Locks: the pool's, given up while asleep."""
         how = await self.freelist.sleep(self.lock, "sfbufa", pcatch=catch, until=lambda: bool(self.free))
-        me = self.k.threads[self.k.cur]
-        if how is Wake.WOKEN and catch and me.signal:
-            me.signal = False
-            return True
-        return how is Wake.SIGNAL
+        return how is Wake.SIGNAL or (catch and self.k.take_signal())
 
     async def give(self) -> None:
         """sf_buf_free. Locks: takes the pool's."""
