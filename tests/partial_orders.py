@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from stressvm import Timers
 from stressvm.check.happens_before import class_of
 from stressvm.explore.execution import execute, plain
-from stressvm.explore.partial_order import PartialOrderSearch
 from stressvm.kernel.stepped import stepped
 from tests.support import in_trio, subject
 
@@ -31,6 +30,7 @@ class Explored:
     Attributes:
         executions: how many.
         exhausted: there are no more within its bounds.
+        vain: executions that explored nothing new, and are not counted.
         classes: how often each class was executed.
         outcomes: what each class came to: more than one if executions of it differed.
         least: the fewest preemptions with which a class was executed, if the search counts them.
@@ -40,6 +40,7 @@ class Explored:
 
     executions: int = 0
     exhausted: bool = False
+    vain: int = 0
     classes: Counter[Hashable] = field(default_factory=Counter)
     outcomes: dict[Hashable, set[Outcome]] = field(default_factory=dict)
     least: dict[Hashable, int] = field(default_factory=dict)
@@ -82,11 +83,17 @@ def explored(
     async def main() -> None:
         async with stepped(what.kernel(every_step=True)) as driver:
             k = driver.k
+            calls = 0
             while found.executions < limit and not found.exhausted:
-                verdict = await execute(what, driver, search, found.executions)
+                verdict = await execute(what, driver, search, calls)
                 name = class_of(k)
-                found.executions += 1
+                calls += 1
                 found.exhausted = search.exhausted
+                if getattr(search, "vain", False):
+                    found.vain += 1
+                    driver.unwind()
+                    continue
+                found.executions += 1
                 found.classes[name] += 1
                 found.outcomes.setdefault(name, set()).add(outcome(k, verdict))
                 found.kinds.add(verdict.kind if verdict is not None else None)
@@ -94,7 +101,7 @@ def explored(
                 found.least[name] = min(preemptions, found.least.get(name, preemptions))
                 found.stuck = found.stuck or k.alive > 0
                 driver.unwind()
-                again = search.again if isinstance(search, PartialOrderSearch) and repeat else None
+                again = getattr(search, "again", None) if repeat else None
                 if again is not None:
                     other = await execute(what, driver, again, 0)
                     again.compare(k, verdict, other)

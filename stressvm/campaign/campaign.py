@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from stressvm.campaign.parallel import ParallelHunt
+from stressvm.campaign.pieces import PiecewiseHunt
 from stressvm.campaign.workers import Workers
 from stressvm.explore.hunt import hunt_subject
 from stressvm.explore.running import run_trio
@@ -80,11 +81,10 @@ class Campaign:
             self._ended(await hunt_subject(subject, settings, self._progress, self.watcher.found, ledger), ledger)
 
     def _run_with(self, workers: Workers) -> None:
+        hunt = PiecewiseHunt if self.settings.piecewise else ParallelHunt
         for number, seconds in self._turns():
             ledger = self.ledgers[number]
-            self._ended(
-                ParallelHunt(workers, number, seconds, self._progress, self.watcher.found, ledger).run(), ledger
-            )
+            self._ended(hunt(workers, number, seconds, self._progress, self.watcher.found, ledger).run(), ledger)
 
     def _turns(self) -> Iterator[tuple[int, float | None]]:
         """The numbers of the subjects, and the seconds that each may take."""

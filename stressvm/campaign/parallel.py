@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from stressvm.campaign.workers import Death, Workers
 from stressvm.explore.batch import Batch
-from stressvm.explore.hunt import examine, limit
+from stressvm.explore.hunt import examine, limit, look_again
 from stressvm.explore.result import Examination, Result
 from stressvm.explore.running import run_trio
 from stressvm.kernel.errors import ReplayDiverged, UsageError
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stressvm.campaign.workers import Lease
-    from stressvm.explore.execution import Subject
+    from stressvm.explore.pieces import Explored
     from stressvm.explore.result import Finding, Ledger
     from stressvm.explore.settings import Settings
+    from stressvm.explore.subject import Subject
 
 #: Seconds of work that a lease should be worth, and after which it comes back at any rate.
 LEASE_SECONDS: Final = 0.4
@@ -78,6 +79,10 @@ class ParallelHunt:
         self.deaths: dict[tuple[int, int], int] = {}
         self.rate = 0.0
         self.over = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """What a kind of hunt has of its own."""
 
     def run(self) -> Result:
         """Hunt. KeyboardInterrupt passes, once what the workers had done has been counted."""
@@ -85,6 +90,7 @@ class ParallelHunt:
         self.progress(result)
         self.workers.recall()
         try:
+            run_trio(self._look_again)
             self._hunt()
         except KeyboardInterrupt:
             self._gather(_GATHER_SECONDS)
@@ -162,19 +168,20 @@ class ParallelHunt:
                 continue
             if isinstance(answer, Death):
                 self._bury(lease, answer)
-                continue
-            if answer.executions:
-                self.ledger.keep_batch(answer, self.result.seen, time.monotonic() - self.started)
-                if answer.seconds > 0:
-                    self.rate = answer.executions / answer.seconds
-            if answer.executions or answer.error is not None:
-                self.ready[lease.first] = answer
-            if (
-                answer.stop < lease.stop
-                and answer.error is None
-                and not answer.ends(keep_going=self.settings.keep_going)
-            ):
-                heapq.heappush(self.holes, (answer.stop, lease.stop))
+            else:
+                self._receive(lease, answer)
+
+    def _receive(self, lease: Lease, answer: Batch | Explored) -> None:
+        """A lease has come back."""
+        assert isinstance(answer, Batch)
+        if answer.executions:
+            self.ledger.keep_batch(answer, self.result.seen, time.monotonic() - self.started)
+            if answer.seconds > 0:
+                self.rate = answer.executions / answer.seconds
+        if answer.executions or answer.error is not None:
+            self.ready[lease.first] = answer
+        if answer.stop < lease.stop and answer.error is None and not answer.ends(keep_going=self.settings.keep_going):
+            heapq.heappush(self.holes, (answer.stop, lease.stop))
 
     def _bury(self, lease: Lease, death: Death) -> None:
         span = (lease.first, lease.stop)
@@ -188,11 +195,8 @@ class ParallelHunt:
                 self.deaths[half] = 1
                 heapq.heappush(self.holes, half)
         else:
-            how = f"exit status {death.status}"
-            if death.status < 0:
-                how = f"killed by {signal.Signals(-death.status).name}"
             number = self.settings.shard.number_of(lease.first)
-            batch = self.ready[lease.first] = Batch(lease.first, 1, lost=((number, how),))
+            batch = self.ready[lease.first] = Batch(lease.first, 1, lost=((number, ending(death)),))
             self.ledger.keep_batch(batch, self.result.seen, time.monotonic() - self.started)
 
     # ---------------------------------------------------------------- in order of number
@@ -204,14 +208,32 @@ class ParallelHunt:
             batch = self.ready.pop(result.executions, None)
             if batch is None:
                 return
-            for failure in result.take(batch, self.settings):
-                examination = Examination(self.subject, failure, self.settings, self.started, self.ledger)
-                run_trio(self._examine, examination)
-            if batch.error is not None:
-                raise batch.error
-            self.over = result.over(batch, self.settings)
+            self._count(batch)
+
+    def _count(self, batch: Batch) -> None:
+        """Count the batch that is next in order, and look at its bugs."""
+        result = self.result
+        for failure in result.take(batch, self.settings):
+            examination = Examination(self.subject, failure, self.settings, self.started, self.ledger)
+            run_trio(self._examine, examination)
+        if batch.error is not None:
+            raise batch.error
+        self.over = result.over(batch, self.settings)
+
+    async def _look_again(self) -> None:
+        async with stepped(self.subject.kernel()) as driver:
+            with Watchdog([driver.k], self.settings.hang_seconds):
+                await look_again(self.result, self.settings, self.started, driver, self.found, self.ledger)
+        self.over = bool(self.result.findings) and not self.settings.keep_going
 
     async def _examine(self, examination: Examination) -> None:
         async with stepped(self.subject.kernel()) as driver:
             with Watchdog([driver.k], self.settings.hang_seconds):
                 await examine(self.result, examination, driver, self.found)
+
+
+def ending(death: Death) -> str:
+    """How a process ended, in words."""
+    if death.status < 0:
+        return f"killed by {signal.Signals(-death.status).name}"
+    return f"exit status {death.status}"

@@ -19,15 +19,19 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from stressvm.explore.batch import Batch, open_runner
+from stressvm.explore.pieces import Exploration
 from stressvm.explore.running import run_trio
 from stressvm.kernel.errors import InternalError, StressvmError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.context import ForkProcess
 
-    from stressvm.explore.execution import Subject
+    from stressvm.explore.batch import Runner
+    from stressvm.explore.pieces import Explored
     from stressvm.explore.settings import Settings
+    from stressvm.explore.subject import Subject
+    from stressvm.explore.subtree import Subtree
 
 #: Leases that a worker has at once: the one it works at, and the next, so that it never waits for us.
 AHEAD: Final = 2
@@ -47,6 +51,15 @@ class Lease(NamedTuple):
     seconds: float
     #: Leases of an earlier round than the one told by `Workers.recall` are given up.
     round: int
+    #: It is of that piece of a search's tree, and the numbers are those in the piece.
+    piece: LentPiece | None = None
+
+
+class LentPiece(NamedTuple):
+    """A piece of a search's tree, and its number in the hunt; None: the whole tree."""
+
+    number: int
+    subtree: Subtree | None
 
 
 class Death(NamedTuple):
@@ -111,21 +124,24 @@ class Workers:
         worker = min(among, key=lambda worker: len(worker.leases))
         return worker if len(worker.leases) < AHEAD else None
 
-    def give(self, worker: Worker, subject: int, first: int, stop: int, seconds: float) -> None:
+    def give(
+        self, worker: Worker, subject: int, first: int, stop: int, seconds: float, piece: LentPiece | None = None
+    ) -> Lease:
         """Lend a range to a worker."""
-        lease = Lease(subject, first, stop, seconds, self.round)
+        lease = Lease(subject, first, stop, seconds, self.round, piece)
         worker.leases.append(lease)
         try:
             worker.pipe.send(lease)
         except OSError:
             # It has died: that is told by `wait`.
-            return
+            return lease
+        return lease
 
     def outstanding(self) -> int:
         """Leases that have not come back."""
         return sum(len(worker.leases) for worker in self.workers)
 
-    def wait(self, seconds: float) -> Iterator[tuple[Lease, Batch | Death]]:
+    def wait(self, seconds: float) -> Iterator[tuple[Lease, Batch | Explored | Death]]:
         """What has come back, after waiting that long at most; the lease that a worker died of comes with `Death`.
 
         Its further leases come back as empty batches. A new worker takes its place.
@@ -143,7 +159,7 @@ class Workers:
                 raise InternalError(answer)
             yield worker.leases.popleft(), answer
 
-    def _buried(self, worker: Worker) -> Iterator[tuple[Lease, Batch | Death]]:
+    def _buried(self, worker: Worker) -> Iterator[tuple[Lease, Batch | Explored | Death]]:
         worker.process.join()
         worker.pipe.close()
         self.workers.remove(worker)
@@ -190,20 +206,47 @@ class Workers:
             subject = lease.subject
             try:
                 async with open_runner(self.subjects[subject], self.settings) as runner:
+                    pieces = Pieces(runner)
                     while lease.subject == subject:
                         made = lease.round
 
                         def recalled(made: int = made) -> bool:
                             return int.from_bytes(self.recalled[:], "little") > made or os.getppid() != parent
 
-                        batch = Batch(lease.first)
-                        if not recalled():
+                        batch: Batch | Explored = Batch(lease.first)
+                        if recalled():
+                            pass
+                        elif lease.piece is None:
                             batch = await runner.run(lease.first, lease.stop, lease.seconds, recalled)
+                        else:
+                            batch = await pieces.run(lease, recalled)
                         pipe.send(batch)
                         lease = pipe.recv()
             except* StressvmError as group:
                 pipe.send(Batch(lease.first, error=_first(group)))
                 lease = pipe.recv()
+
+
+class Pieces:
+    """The pieces of a search's tree that a worker explores, one after the other."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.number = -1
+        self.exploration: Exploration | None = None
+
+    async def run(self, lease: Lease, pause: Callable[[], bool]) -> Explored:
+        """A lease's part of its piece."""
+        runner, piece = self.runner, lease.piece
+        assert piece is not None
+        assert runner.searcher is not None
+        exploration = self.exploration
+        if exploration is None or self.number != piece.number or exploration.done != lease.first:
+            exploration = Exploration(
+                runner.subject, runner.searcher.lane, piece.subtree, keep_going=runner.settings.keep_going
+            )
+            self.exploration, self.number = exploration, piece.number
+        return await exploration.run(lease.first, lease.stop - lease.first, lease.seconds, pause)
 
 
 def _first(group: BaseExceptionGroup[StressvmError]) -> StressvmError:
