@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from stressvm import Kernel, Semaphore, Thread, UsageError, scenario
+from stressvm import Field, Kernel, Semaphore, Thread, UsageError, scenario
 from stressvm.vm import netbsd
 from stressvm.vm.workload import (
     Alloc,
@@ -103,6 +103,7 @@ class Replay:
         self.strict = strict
         self.vm_map = netbsd.setup(k, USER_PAGES, min_offset=USER_MIN, name="vm_map")
         self.done = {order: Semaphore(k, 0, f"done{order}") for order in plan.awaited}
+        self.booked = Field(k, "book", "the book is the scenario's own, and in no program")
         self.spans: list[tuple[int, int, int, int]] = []
         self.displaced = 0
         threads = [k.spawn(self.run, operations, name=name) for name, operations in plan.threads]
@@ -149,6 +150,7 @@ class Replay:
             self.displaced += 1
             error, va = await netbsd.uvm_map(self.vm_map, ANYWHERE, pages * PAGE, prot=prot)
         assert not error, f"no room for {pages} pages"
+        self.booked.write()
         span = (va // PAGE, va // PAGE + pages, name, page)
         index = bisect_left(self.spans, span)
         for other in self.spans[max(index - 1, 0) : index + 1]:
@@ -163,6 +165,7 @@ class Replay:
 
     def forget(self, piece: Piece) -> list[tuple[int, int]]:
         """Take a piece out of the book, before anybody else can be given its addresses: where it was."""
+        self.booked.write()
         runs = []
         for span in [span for span in self.spans if span[2] == piece.id]:
             start, stop, name, page = span
@@ -179,6 +182,7 @@ class Replay:
 
     def address(self, name: int, page: int) -> int:
         """The page of the map where a page of an allocation is or, if it is not live, where it would follow the last."""
+        self.booked.read()
         for start, stop, of, base in self.spans:
             if of == name and base <= page <= base + stop - start:
                 return start + page - base

@@ -66,7 +66,10 @@ def parser() -> argparse.ArgumentParser:
     _conform(verbs.add_parser("conform", help="answer recorded vectors, and compare"))
     _merge(verbs.add_parser("merge", help="the results of several shards become one"))
     _bench(
-        verbs.add_parser("bench", help="the engine's and the map's own speed; executions to known bugs, by strategy")
+        verbs.add_parser(
+            "bench",
+            help="the engine's and the map's own speed, and what checks cost; executions to known bugs, and to planted ones",
+        )
     )
     return top
 
@@ -104,9 +107,12 @@ def _schedule(verb: argparse.ArgumentParser, name: str) -> None:
 
 
 def _bench(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("what", choices=("engine", "map", "strategies"))
+    verb.add_argument("what", choices=("engine", "map", "checks", "strategies", "defects"))
     verb.add_argument("--quick", action="store_true", help="fewer rounds or seeds, wider noise")
-    only = verb.add_argument_group("of bench strategies")
+    verb.add_argument(
+        "--peer", metavar="NAME", help="bench engine: what else is to run its programs, `detangle`, installed"
+    )
+    only = verb.add_argument_group("of bench strategies and bench defects")
     only.add_argument(
         "--program", action="append", default=[], metavar="NAME", help="a published program (default: all)"
     )
@@ -117,7 +123,11 @@ def _bench(verb: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a strategy, with its depth as in pct3 (default: all)",
     )
-    only.add_argument("--seeds", metavar="N", help="hunts for each program and strategy (default: 20)")
+    only.add_argument("--id", action="append", default=[], metavar="ID", help="a planted defect (default: all)")
+    only.add_argument(
+        "--markdown", action="store_true", help="print the planted defects as the page of the documentation"
+    )
+    only.add_argument("--seeds", metavar="N", help="hunts for each program and strategy, or defect (default: 20)")
     only.add_argument("--cap", metavar="N", help="executions of each hunt at most (default: 10000)")
     only.add_argument("-j", "--jobs", metavar="N", help="processes, a number or `auto` (default: auto)")
     only.add_argument("--resume", metavar="DIR", help="go on with what was measured into this folder")

@@ -1,6 +1,6 @@
 """SCTBench CS/bluetooth_driver: a driver is stopped between the look at its stopping flag and the count of its user."""
 
-from stressvm import Cell, Kernel, Mutex, scenario
+from stressvm import Atomic, Cell, Kernel, Mutex, scenario
 
 SOURCE = "SCTBench, CS/bluetooth_driver_bad (Qadeer and Wu, PLDI 2004); threads as in PERIOD's copy"
 
@@ -11,9 +11,10 @@ class Driver:
     def __init__(self, k: Kernel) -> None:
         self.atomic = Mutex(k, "atomic")
         self.pending_io = Cell(k, 1, "pending_io")
-        self.stopping_flag = Cell(k, value=False, name="stopping_flag")
-        self.stopping_event = Cell(k, value=False, name="stopping_event")
-        self.stopped = Cell(k, value=False, name="stopped")
+        # Single words that the driver reads and sets without a lock, on purpose; the event is the kernel's.
+        self.stopping_flag = Atomic(k, value=False, name="stopping_flag")
+        self.stopping_event = Atomic(k, value=False, name="stopping_event")
+        self.stopped = Atomic(k, value=False, name="stopped")
 
     async def increment(self) -> bool:
         """Look at the flag, then count, in two steps; False: the driver is being stopped."""

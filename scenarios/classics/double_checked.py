@@ -1,6 +1,6 @@
 """Double-checked initialization: the second look is under the lock, the first one is not."""
 
-from stressvm import Cell, Kernel, Mutex, scenario
+from stressvm import Atomic, Cell, Kernel, Mutex, scenario
 
 SOURCE = "text-book; the 'Double-Checked Locking is Broken' declaration, with the stores in the order that breaks it"
 
@@ -8,7 +8,8 @@ SOURCE = "text-book; the 'Double-Checked Locking is Broken' declaration, with th
 def initialize(k: Kernel, threads: int, *, published_last: bool) -> None:
     """Whoever comes first makes the object: a field and a word that says that it is there, in one order or the other."""
     lock = Mutex(k, "lock")
-    made = Cell(k, value=False, name="made")
+    # Looked at without the lock: what is wrong here is the order of the stores, not that word.
+    made = Atomic(k, value=False, name="made")
     field = Cell(k, 0, "field")
 
     async def use() -> None:

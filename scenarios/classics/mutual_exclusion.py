@@ -30,8 +30,8 @@ def compete(k: Kernel, threads: int, enter: Step, leave: Step) -> None:
 
 def peterson_with(k: Kernel, *, turn_first: bool) -> None:
     """Two threads; each says that it wants to and leaves the turn to the other, in this order or the wrong one."""
-    wants = [Cell(k, value=False, name=f"wants{me}") for me in range(2)]
-    turn = Cell(k, 0, "turn")
+    wants = [Atomic(k, value=False, name=f"wants{me}") for me in range(2)]
+    turn = Atomic(k, 0, "turn")
 
     async def enter(me: int) -> None:
         if turn_first:
@@ -64,8 +64,8 @@ def peterson_broken(k: Kernel) -> None:
 @scenario(source="T. J. Dekker, in E. W. Dijkstra, Cooperating sequential processes, 1965", executions=300)
 def dekker(k: Kernel) -> None:
     """Whoever's turn it is not takes its wish back and waits."""
-    wants = [Cell(k, value=False, name=f"wants{me}") for me in range(2)]
-    turn = Cell(k, 0, "turn")
+    wants = [Atomic(k, value=False, name=f"wants{me}") for me in range(2)]
+    turn = Atomic(k, 0, "turn")
 
     async def enter(me: int) -> None:
         await wants[me].store(value=True)

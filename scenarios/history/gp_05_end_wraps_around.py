@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from stressvm import Kernel, scenario
 from stressvm.vm import freebsd
-from stressvm.vm.entry import RangeError
 
 SOURCE = "DragonFly, sys/vm/vm_map.c, mmap with MAP_FIXED or MAP_STACK; repaired by 85d25bcf56, April 2009"
 PAGE = freebsd.PAGE_SIZE
@@ -41,7 +40,7 @@ class Wraps(freebsd.VmMap13):
         entry.protection, entry.max_protection = prot, max_prot
         try:
             self.link(entry)
-        except RangeError as refused:
+        except freebsd.RangeError as refused:
             # The kernel's list takes what it gets; the model's knows what cannot be.
             raise self.k.violation(self.name, "G1 entries", str(refused)) from None
         return freebsd.KERN_SUCCESS

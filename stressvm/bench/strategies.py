@@ -1,7 +1,8 @@
 """Executions to the first bug, by strategy, on the field's benchmark programs, beside the published figures.
 
 Every cell is one hunt: a program, a strategy, a seed; what counts is the number of executions up to and including the one
-that shows a bug, any bug. A seed that finds none within the cap counts as not found and is left out of mean and median,
+that shows a bug, any bug that stops the program or is declared: nothing is predicted and no race is looked for, as with
+the tools whose figures stand beside. A seed that finds none within the cap counts as not found and is left out of mean and median,
 as in the published figures: so a mean says nothing without the number of seeds that it is over.
 
 A cell is one line of the log file, written as soon as it is known: what was interrupted goes on from there.
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -84,9 +86,8 @@ def settings_of(strategy: str, seed: int, cap: int) -> Settings:
     """The settings of a cell; a number behind the name of a strategy is its depth, as in `pct3`."""
     name = strategy.rstrip("0123456789")
     depth = strategy[len(name) :]
-    if not depth:
-        return Settings(executions=cap, seed=seed, strategy=strategy)
-    return Settings(executions=cap, seed=seed, strategy=name, depth=int(depth))
+    settings = Settings(executions=cap, seed=seed, strategy=name, checks=())
+    return replace(settings, depth=int(depth)) if depth else settings
 
 
 async def first_bug(subject: Subject, settings: Settings, cap: int) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from stressvm.check.detectors import DETECTORS, GROUPS, checked
 from stressvm.explore.settings import DRIVERS, EXECUTIONS_DEFAULT, STRATEGIES, WHOLE, Shard
 from stressvm.kernel.errors import UsageError
 
@@ -89,6 +90,15 @@ def one_of(*words: str) -> Callable[[object], str]:
     return read
 
 
+def checks(text: object) -> tuple[str, ...]:
+    """Names of checks, separated by commas, or a list of them."""
+    words = text if isinstance(text, list | tuple) else str(text).split(",")
+    try:
+        return checked(str(word).strip() for word in words if str(word).strip())
+    except UsageError as exc:
+        raise ValueError(f"names of checks: {exc}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting of a hunt: how it is read, its default, and what it is for."""
@@ -121,8 +131,22 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "driver": Option(one_of(*DRIVERS), "stepped", "|".join(DRIVERS), "how threads are switched (default: stepped)"),
     "hang": Option(duration, 5.0, "D", "how long a thread may run between two kernel operations (default: 5s)"),
     "keep-going": Option(truth, False, "", "go on after a finding, for others (default: stop the scenario there)"),
+    "afresh": Option(
+        truth,
+        False,
+        "",
+        "leave out what earlier hunts with this folder of logs have found (default: their schedules are run first; shards "
+        "always leave it out)",
+    ),
     "until": Option(
         one_of("saturated"), None, "saturated", "end a hunt when hardly anything new is seen (default: at its budget)"
+    ),
+    "checks": Option(
+        checks,
+        ("default",),
+        "C",
+        f"what looks at executions that ended well: {', '.join(GROUPS)}, or some of {', '.join(DETECTORS)}, separated by "
+        "commas (default: default)",
     ),
     "logs": Option(str, "logs", "DIR", "folder for the campaign's log folder (default: logs)"),
     "format": Option(one_of("human", "json"), "human", "human|json", "what standard output gets (default: human)"),

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stressvm._version import __version__
+from stressvm.campaign.corpus import facts_of
 from stressvm.explore.loading import shipped_folder
-from stressvm.report.jsonl import thread_facts
+from stressvm.report.facts import post_mortem_facts, turning_facts
+from stressvm.report.jsonl import place_facts, thread_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stressvm.explore.known import Quiet
     from stressvm.explore.result import Finding, Result
     from stressvm.explore.scenario import Scenario
 
@@ -34,7 +37,13 @@ def finding_facts(finding: Finding) -> dict[str, Any]:
         "steps": len(finding.recording.records),
         "shrunk_in": finding.shrunk.executions,
         "schedule": finding.schedule.blob(),
+        **({"note": finding.note} if finding.note else {}),
     }
+
+
+def fixed_facts(quiet: Quiet) -> dict[str, Any]:
+    """A bug of an earlier hunt that is not there any more, as in the summary; `fits`: its schedule still does."""
+    return {**facts_of(quiet.known), "told": True, "fits": quiet.fits}
 
 
 def finding_file(finding: Finding, command: str) -> dict[str, Any]:
@@ -47,6 +56,9 @@ def finding_file(finding: Finding, command: str) -> dict[str, Any]:
         "params": dict(recording.subject.params),
         **finding_facts(finding),
         "threads": [thread_facts(recording, number) for number in range(len(recording.threads))],
+        "places": place_facts(recording),
+        **post_mortem_facts(recording),
+        "turning_point": turning_facts(finding.turning),
         "replay": command,
     }
 
@@ -67,8 +79,10 @@ def result_facts(result: Result) -> dict[str, Any]:
         "evidence": result.evidence,
         "seconds": round(result.seconds, 3),
         "unseen_mass": round(result.seen.unseen_mass, 4),
+        "coverage": result.coverage.facts(),
         "sampled": result.seen.sampled,
         "findings": [finding_facts(finding) for finding in result.findings],
+        "fixed": [fixed_facts(quiet) for quiet in result.fixed if not quiet.known.told],
     }
     if result.interrupted:
         facts["interrupted"] = True

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
 from stressvm._version import __version__
-from stressvm.campaign.facts import finding_file, replay_command, result_facts
+from stressvm.campaign.corpus import FINDINGS, FIXED
+from stressvm.campaign.facts import finding_file, fixed_facts, replay_command, result_facts
 from stressvm.kernel.errors import UsageError
 from stressvm.report.jsonl import created, logger_to, write_execution
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stressvm.explore.result import Finding, Result
+
+#: What is in the file of a finding, and too long for a line of the journal.
+_LONG: Final = frozenset(
+    {"type", "threads", "processes", "missed_wakeups", "led_to", "channels", "blame", "turning_point"}
+)
 
 
 class Journal:
@@ -44,11 +50,16 @@ class Journal:
     def result(self, result: Result) -> None:
         """A scenario is finished."""
         self._write("scenario", **result_facts(result))
+        for quiet in result.fixed:
+            if not quiet.known.told:
+                name = f"{result.subject.scenario.name}-{quiet.known.fingerprint}.json"
+                with created(self.folder / FIXED / name) as file:
+                    file.write(orjson.dumps(fixed_facts(quiet), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
     def finding(self, finding: Finding) -> str:
         """A finding: a line here, and two files of its own. Returns the command that replays it."""
         name = f"{finding.recording.subject.scenario.name}-{finding.fingerprint}"
-        path = self.folder / "findings" / f"{name}.json"
+        path = self.folder / FINDINGS / f"{name}.json"
         number = 1
         while path in self.written:
             # Scenarios in different files may share a name.
@@ -61,7 +72,7 @@ class Journal:
             file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         with created(path.with_suffix(".jsonl")) as file:
             write_execution(file, finding.recording, finding.schedule.blob())
-        self._write("finding", **{key: value for key, value in facts.items() if key not in ("type", "threads")})
+        self._write("finding", **{key: value for key, value in facts.items() if key not in _LONG})
         return command
 
     def summary(self, facts: Mapping[str, Any]) -> None:

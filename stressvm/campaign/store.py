@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from stressvm.campaign.corpus import facts_of, known_of
 from stressvm.explore.batch import Batch, Failure
+from stressvm.explore.coverage import covered_of
 from stressvm.explore.result import Kept
 from stressvm.explore.schedule import parse
 from stressvm.kernel.errors import UsageError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from stressvm.explore.known import Known
     from stressvm.explore.result import Finding
     from stressvm.explore.seen import Seen
 
@@ -36,6 +39,7 @@ CREATE TABLE subject (number INTEGER PRIMARY KEY, facts BLOB NOT NULL);
 CREATE TABLE batch (
     subject INTEGER NOT NULL, first INTEGER NOT NULL, executions INTEGER NOT NULL, steps INTEGER NOT NULL,
     elapsed REAL NOT NULL, exhausted TEXT, provided TEXT NOT NULL, cut INTEGER NOT NULL, lost BLOB NOT NULL, classes BLOB NOT NULL, failures BLOB NOT NULL,
+    covered BLOB NOT NULL,
     PRIMARY KEY (subject, first)
 ) WITHOUT ROWID;
 CREATE TABLE finding (
@@ -135,13 +139,14 @@ class Ledger:
     def batch(self, first: int) -> Batch | None:
         """The stored batch that begins there."""
         row = self.store.one(
-            "SELECT executions, steps, exhausted, provided, cut, lost, classes, failures FROM batch WHERE subject = ? AND first = ?",
+            "SELECT executions, steps, exhausted, provided, cut, lost, classes, failures, covered FROM batch "
+            "WHERE subject = ? AND first = ?",
             self.number,
             first,
         )
         if row is None:
             return None
-        executions, steps, exhausted, provided, cut, lost, classes, failures = row
+        executions, steps, exhausted, provided, cut, lost, classes, failures, covered = row
         what = f"the batch of execution {first} of subject {self.number}"
         if not (isinstance(executions, int) and isinstance(steps, int) and isinstance(classes, bytes)):
             raise self.store.damaged(what)
@@ -153,6 +158,7 @@ class Ledger:
                 for number, picks, kind, fingerprint in self.store.json(failures, what)
             ]
             gone = tuple((int(number), str(how)) for number, how in self.store.json(lost, what))
+            met = covered_of(self.store.json(covered, what))
         except (TypeError, ValueError):
             raise self.store.damaged(what) from None
         return Batch(
@@ -166,6 +172,7 @@ class Ledger:
             provided=str(provided),
             cut=bool(cut),
             lost=gone,
+            covered=met,
         )
 
     def next_first(self, number: int) -> int | None:
@@ -176,7 +183,7 @@ class Ledger:
     def keep_batch(self, batch: Batch, seen: Seen, elapsed: float) -> None:
         """Store a batch; of its classes, those that are still counted."""
         self.store.write(
-            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self.number,
             batch.first,
             batch.executions,
@@ -188,7 +195,21 @@ class Ledger:
             orjson.dumps(batch.lost),
             _to_bytes(seen.kept(batch.classes)),
             orjson.dumps([list(failure) for failure in batch.failures]),
+            orjson.dumps(batch.covered.plain()),
         )
+
+    def known(self) -> list[Known]:
+        """See explore.result.Ledger."""
+        what = f"campaign.known.{self.number}"
+        stored = self.store.get(f"known.{self.number}")
+        try:
+            return [known_of(facts) for facts in stored or ()]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self.store.damaged(what) from None
+
+    def keep_known(self, known: Iterable[Known]) -> None:
+        """Store what earlier hunts have found."""
+        self.store.put(f"known.{self.number}", [facts_of(one) for one in known])
 
     def spent(self) -> float:
         """See explore.result.Ledger."""
@@ -221,6 +242,7 @@ class Ledger:
                 int(value["executions"]),
                 bool(value["cut"]),
                 bool(value["fewest"]),
+                str(value.get("note", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise self.store.damaged(what) from None
@@ -235,6 +257,7 @@ class Ledger:
             "executions": shrunk.executions,
             "cut": shrunk.cut,
             "fewest": shrunk.fewest,
+            "note": finding.note,
         }
         self.store.write(
             "INSERT OR REPLACE INTO finding VALUES (?, ?, ?)", self.number, finding.fingerprint, orjson.dumps(facts)

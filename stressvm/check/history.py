@@ -18,7 +18,8 @@ when the execution ends, or that raised, may have had its effect or not.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from stressvm.check.locks import Effect, effect_of
 from stressvm.kernel.errors import Over, UsageError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from stressvm.check.linearizability import Model
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Event, ObjectId
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: `Call.end` of a call that has not returned.
 NEVER: Final = -1
@@ -152,6 +156,19 @@ class History(KernelObject):
             raise
         self.returned(value)
         return value
+
+    def recorded(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+        """`fn`, of which every call is recorded: what `do` does, to be called as `fn` is.
+
+        The functions of a map's face, say: `alloc = history.recorded(uvm_km_alloc)`, then `await alloc(kernel_map, size)`.
+        """
+
+        @wraps(fn)
+        async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            value: R = await self.do(fn, *args, **kwargs)
+            return value
+
+        return call
 
     def _thread(self) -> int:
         """The bit of the current thread."""

@@ -246,6 +246,21 @@ def _ends(call: Call) -> tuple[int, int]:
 # ---------------------------------------------------------------- executions
 
 
+class Histories:
+    """A detector: judges the histories of an execution whose specification is known.
+
+    Not by classes: a call counts from the first operation of its thread after it, and whether another call had returned by
+    then may be told by steps that do not depend on each other.
+    """
+
+    kind = "not-linearizable"
+    per_class = False
+
+    def look(self, k: Kernel) -> Verdict | None:
+        """See Detector."""
+        return judge_histories(k)
+
+
 def judge_histories(k: Kernel, steps: int = STEPS_MAX) -> Verdict | None:
     """The first history of an ended execution that its specification does not explain, or None.
 
@@ -274,4 +289,4 @@ def _verdict(k: Kernel, history: History, judgement: Judgement) -> Verdict:
         more = "... " if len(judgement.order) > NAMED_MAX else ""
         text += f" (after {more}{'; '.join(names)})"
     sites = (f"{history.ident.name} {culprit.name}", kind)
-    return Verdict("not-linearizable", text, (culprit.thread,), sites)
+    return Verdict("not-linearizable", text, (culprit.thread,), sites, steps=(culprit.start, culprit.end))

@@ -40,6 +40,7 @@ from stressvm.check.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Event, ObjectId
     from stressvm.kernel.thread import Thread
 
@@ -159,7 +160,10 @@ class Violation:
         threads = tuple(dict.fromkeys(seen.thread for seen in self.seen))
         pairs = zip(self.classes, self.classes[1:] + self.classes[:1], strict=True)
         sites = tuple(f"{first} then {second}" for first, second in pairs)
-        return Verdict("lock-order", self.text, threads, (self.rule.value, *sites))
+        steps = tuple(sorted({step for seen in self.seen for step in (seen.first_step, seen.step)}))
+        # A deadlock that is predicted tells more of a reversal.
+        about = frozenset(sites) if self.rule is Rule.REVERSAL else frozenset()
+        return Verdict("lock-order", self.text, threads, (self.rule.value, *sites), steps=steps, about=about)
 
 
 def _how(hold: Hold) -> str:
@@ -181,7 +185,7 @@ _Broken = tuple[Rule, tuple[str, ...], list[tuple[Hold, Hold]]]
 
 
 class LockOrder:
-    """Looks at one execution after another.
+    """A detector: looks at one execution after another.
 
     Args:
         rules: what is to be checked.
@@ -190,6 +194,9 @@ class LockOrder:
     Attributes:
         orders: all orders between classes seen so far in any execution, in the order in which they were seen.
     """
+
+    kind = "lock-order"
+    per_class = True
 
     def __init__(self, rules: Rules | None = None, ways: Ways | None = None) -> None:
         self.rules = rules or Rules()
@@ -201,6 +208,10 @@ class LockOrder:
         #: By the states of each thread, that it breaks none although it looks like it.
         self._allowed: set[tuple[int, ...]] = set()
         self._epoch = 0
+
+    def look(self, k: Kernel) -> tuple[Verdict, ...]:
+        """See Detector."""
+        return tuple(violation.verdict() for violation in self.observe(k.trace, k.threads))
 
     def observe(self, trace: Sequence[Event], threads: Sequence[Thread]) -> tuple[Violation, ...]:
         """What an execution breaks, judged by itself; the same for the same execution.

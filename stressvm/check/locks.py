@@ -92,6 +92,8 @@ _QUEUE: Final = {
 }
 _CELL: Final = {
     "load": Effect.READ,
+    "peek": Effect.READ,
+    "poke": Effect.WRITE,
     "store": Effect.WRITE,
     "write": Effect.WRITE,
     "cas": Effect.MODIFY,
@@ -112,6 +114,7 @@ EFFECTS: Final[Mapping[str, Mapping[str, Effect]]] = {
     "semaphore": dict.fromkeys(("sema_wait", "sema_trywait", "sema_trywait-failed", "sema_post"), Effect.ORDERED),
     "cell": _CELL,
     "atomic": _CELL,
+    "field": {"read": Effect.READ, "write": Effect.WRITE},
     "thread": {"join": Effect.JOIN},
     "history": {"call": Effect.NOTHING, "return": Effect.NOTHING},
 }

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stressvm.check.cycles import Edge, cycles
+from stressvm.check.lock_order import by_name
 from stressvm.check.locks import EFFECTS, KERNEL_EFFECTS, Effect, Hold, Moment, Ways, effect_of
 from stressvm.check.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Event, ObjectId
     from stressvm.kernel.thread import Thread
 
@@ -99,7 +101,14 @@ class Prediction:
             f"{threads[link.thread].coro.__qualname__}"
             for link in self.links
         )
-        return Verdict("predicted-deadlock", self.text, self.threads, sites, self.threads)
+        steps = tuple(sorted({step for link in self.links for step in (link.step, *(at for _, at in link.held))}))
+        return Verdict("predicted-deadlock", self.text, self.threads, sites, self.threads, steps, about=self.orders)
+
+    @property
+    def orders(self) -> frozenset[str]:
+        """The orders of lock classes that it is made of, as lock order tells them."""
+        pairs = [(by_name(hold.lock), by_name(link.wanted.lock)) for link in self.links for hold, _ in link.held]
+        return frozenset(f"{first} then {second}" for first, second in pairs)
 
 
 class _Dependency(NamedTuple):
@@ -109,11 +118,14 @@ class _Dependency(NamedTuple):
 
 
 class Predictor:
-    """Looks at one execution after another; remembers only how programs nest locks.
+    """A detector: looks at one execution after another, and remembers only how programs nest locks.
 
     Args:
         ways: what follows holds; one that is shared with other checks looks at an execution once for all of them.
     """
+
+    kind = "predicted-deadlock"
+    per_class = True
 
     def __init__(self, ways: Ways | None = None) -> None:
         self.ways = ways or Ways()
@@ -122,6 +134,13 @@ class Predictor:
         #: By those of each thread: is there a pattern in them, if nothing comes before anything?
         self._possible: dict[tuple[int, ...], bool] = {}
         self._epoch = 0
+
+    def look(self, k: Kernel) -> tuple[Verdict, ...]:
+        """See Detector."""
+        predictions = self.observe(k.trace, k.threads)
+        return tuple(
+            {verdict.fingerprint: verdict for verdict in (one.verdict(k.threads) for one in predictions)}.values()
+        )
 
     def observe(self, trace: Sequence[Event], threads: Sequence[Thread]) -> tuple[Prediction, ...]:
         """What an execution predicts; the same for the same execution.

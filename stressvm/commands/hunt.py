@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from stressvm.campaign.campaign import Campaign
 from stressvm.campaign.config import EXECUTIONS_UNLIMITED, OPTIONS, read, resolve
+from stressvm.campaign.corpus import known_bugs
 from stressvm.campaign.facts import summary_facts
 from stressvm.campaign.journal import Journal, open_journal, reopened_journal
 from stressvm.campaign.store import StoredSubject, create, opened
@@ -45,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
             journal = stack.enter_context(open_journal(Path(plan.values["logs"]), "hunt", plan.values["seed"]))
             store = stack.enter_context(create(journal.folder))
             _note(plan, journal, store)
+            if not plan.values["afresh"] and plan.values["shard"].count == 1:
+                for number, known in enumerate(known_bugs(Path(plan.values["logs"]), plan.subjects)):
+                    store.ledger(number).keep_known(known)
+            store.put("complete", value=True)
         settings = settings_of(plan.values)
         view = view_of(plan.values["format"], journal)
         view.start(settings.seed)
@@ -89,7 +94,6 @@ def _note(plan: _Plan, journal: Journal, store: Store) -> None:
         store.put_subject(
             number, StoredSubject(scenario.name, scenario.file, dict(subject.params), digest_of(scenario))
         )
-    store.put("complete", value=True)
 
 
 def _resumed(args: argparse.Namespace, stack: ExitStack) -> tuple[_Plan, Journal, Store]:
@@ -150,6 +154,7 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
         hang_seconds=values["hang"],
         shard=values["shard"],
         until_saturated=values["until"] == "saturated",
+        checks=values["checks"],
     )
 
 

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
                 "params": dict(scenario.params),
                 "expect": scenario.expect,
                 "tolerate": sorted(scenario.tolerate),
+                "checks": [check if isinstance(check, str) else check.kind for check in scenario.checks],
                 "source": scenario.source,
                 "file": scenario.file,
                 "timers": scenario.timers.value,

@@ -21,6 +21,7 @@ from stressvm.explore.running import run_trio
 from stressvm.explore.schedule import PREFIX, Schedule, parse
 from stressvm.explore.shrink import shrink as shrink_recording
 from stressvm.explore.tape import Strict
+from stressvm.explore.turning import Turning, turning_point
 from stressvm.kernel.errors import ReplayDiverged, UsageError
 from stressvm.kernel.kernel import Timers
 from stressvm.kernel.looped import looped
@@ -29,7 +30,8 @@ from stressvm.kernel.watchdog import Watchdog
 from stressvm.report.console import width
 from stressvm.report.explain import explain as explain_recording
 from stressvm.report.explain import headline
-from stressvm.report.jsonl import thread_facts, write_execution
+from stressvm.report.facts import post_mortem_facts, turning_facts
+from stressvm.report.jsonl import also_facts, place_facts, thread_facts, write_execution
 from stressvm.report.lane import swim_lane
 
 if TYPE_CHECKING:
@@ -116,7 +118,10 @@ def explain(args: argparse.Namespace) -> int:
     """Swim lane, who waits for whom, which switches matter: exit as replay."""
     loaded = _load(args)
     recording = _replayed(loaded, "stepped")
-    flips = run_trio(_flips, loaded.subject, recording) if recording.verdict is not None else ()
+    flips: tuple[Flip, ...] = ()
+    turning: Turning | None = None
+    if recording.verdict is not None:
+        flips, turning = run_trio(_flips, loaded.subject, recording)
     if args.format == "json":
         verdict = recording.verdict
         _emit(
@@ -134,16 +139,21 @@ def explain(args: argparse.Namespace) -> int:
                     {"step": flip.step, "preempting": flip.preempting, "without": flip.then, "same": flip.same}
                     for flip in flips
                 ],
+                **post_mortem_facts(recording),
+                "turning_point": turning_facts(turning),
+                "places": place_facts(recording),
+                "also": also_facts(recording),
             }
         )
     else:
-        print(explain_recording(recording, flips, width=width()))
+        print(explain_recording(recording, flips, width=width(), turning=turning))
     return FOUND if recording.verdict is not None else OK
 
 
-async def _flips(subject: Subject, recording: Recording) -> tuple[Flip, ...]:
+async def _flips(subject: Subject, recording: Recording) -> tuple[tuple[Flip, ...], Turning]:
     async with stepped(subject.kernel()) as driver:
-        return await flips(subject, driver, recording)
+        matter = await flips(subject, driver, recording)
+        return matter, await turning_point(subject, driver, recording, matter)
 
 
 def _emit(facts: dict[str, Any]) -> None:
@@ -165,7 +175,7 @@ def _load(args: argparse.Namespace) -> Loaded:
     except ValueError:
         raise UsageError(f"the schedule is damaged: timers {schedule.timers!r}") from None
     scenario = replace(scenario, timers=timers, max_steps=schedule.max_steps)
-    return Loaded(schedule, Subject(scenario, scenario.resolve(schedule.params)))
+    return Loaded(schedule, Subject(scenario, scenario.resolve(schedule.params), schedule.checks or ("none",)))
 
 
 def _wants_its_file(schedule: Schedule) -> bool:
@@ -214,7 +224,8 @@ def _replayed(loaded: Loaded, driver: str) -> Recording:
         kernel = loaded.subject.kernel()
         with Watchdog([kernel], _HANG_SECONDS):
             async with looped(kernel) if driver == "trio" else stepped(kernel) as made:
-                return await record(loaded.subject, made, Strict(loaded.schedule))
+                found = await record(loaded.subject, made, Strict(loaded.schedule))
+                return found.about(loaded.schedule.bug) if loaded.schedule.bug else found
 
     recording = run_trio(run)
     schedule = loaded.schedule

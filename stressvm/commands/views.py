@@ -96,6 +96,11 @@ def _emit(facts: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _found_when(finding: Finding) -> str:
+    number = finding.executions_to_find
+    return f"execution {number}" if number else "by its schedule from an earlier hunt"
+
+
 class HumanView(View):
     """A line for each scenario, an explanation for each finding that was not declared."""
 
@@ -119,6 +124,8 @@ class HumanView(View):
         rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
         if result.status in ("clean", "missed"):
             rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
+            for said in result.coverage.words():
+                rate += f", {said}"
         if result.bounds:
             rate += f", {result.bounds}"
         if result.searched and not result.exhausted:
@@ -128,6 +135,12 @@ class HumanView(View):
         print(f"{scenario.name:<34} {paint(word, colour, sys.stdout)} ({rate})", flush=True)
         if result.error:
             print(f"    {result.error}", flush=True)
+        for quiet in result.fixed:
+            if not quiet.known.told:
+                how = "runs clean" if quiet.fits else "does not fit any more, and what is left of it runs clean"
+                known = quiet.known
+                print(f"    {paint('fixed', 'green', sys.stdout)}: {known.kind}  [{known.fingerprint}]  {known.text}")
+                print(f"      (its schedule {how}, and the hunt has not met it again)", flush=True)
 
     def show_finding(self, result: Result, finding: Finding, command: str) -> None:
         """See View."""
@@ -135,13 +148,15 @@ class HumanView(View):
         if finding.kind == result.subject.scenario.expect:
             print(f"    {finding.verdict.text}")
         else:
-            lines = explain(finding.recording, finding.flips, width=width() - 4).splitlines()
+            lines = explain(finding.recording, finding.flips, width=width() - 4, turning=finding.turning).splitlines()
             print("\n".join(f"    {line}".rstrip() for line in lines))
         print(
-            f"    execution {finding.executions_to_find}; shrunk from {shrunk.preemptions_before} preemptions to "
+            f"    {_found_when(finding)}; shrunk from {shrunk.preemptions_before} preemptions to "
             f"{finding.recording.preemptions}{' (the fewest there are)' if shrunk.fewest else ''} in {shrunk.executions} executions"
             + (" (cut short: `stressvm shrink` goes on)" if shrunk.cut else "")
         )
+        if finding.note:
+            print(f"    {finding.note}")
         print(f"    {paint(command, 'bold', sys.stdout)}", flush=True)
 
     def finish(self, results: Sequence[Result], summary: Mapping[str, Any]) -> None:

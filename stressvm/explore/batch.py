@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import trio
 
+from stressvm.check.pairs import Pair, Pairs, is_looked_at
 from stressvm.explore.auto import Auto
+from stressvm.explore.coverage import WALKS_BELOW, Covered, joined
 from stressvm.explore.execution import digests, execute, record
+from stressvm.explore.pct import PCT
+from stressvm.explore.rehearsal import Rehearsal
 from stressvm.explore.searching import AUDITED, Outcome, Searcher
-from stressvm.explore.seen import class_of
 from stressvm.explore.tape import Follow
 from stressvm.kernel.errors import ReplayDiverged, StressvmError, UsageError
 from stressvm.kernel.looped import looped
@@ -27,6 +32,7 @@ from stressvm.kernel.watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from stressvm.check.verdict import Verdict
     from stressvm.explore.execution import Subject
     from stressvm.explore.settings import Settings
     from stressvm.kernel.driver import Driver
@@ -56,6 +62,11 @@ class Failure(NamedTuple):
     fingerprint: str
 
 
+def failures_of(number: int, picks: tuple[int, ...], verdict: Verdict) -> list[Failure]:
+    """All bugs that an execution has shown."""
+    return [Failure(number, picks, one.kind, one.fingerprint) for one in verdict.all]
+
+
 @dataclass(slots=True)
 class Batch:
     """What executions `first`, `first + 1`, ... came to (numbers of a shard's own, if the campaign is cut into shards).
@@ -72,6 +83,7 @@ class Batch:
         cut: with that, executions that did not end were cut short, so that what `exhausted` says is not much.
         error: why the next one cannot be run.
         lost: executions that ended the process they ran in, and how.
+        covered: see coverage.py.
     """
 
     first: int
@@ -86,6 +98,7 @@ class Batch:
     cut: bool = False
     error: StressvmError | None = None
     lost: tuple[tuple[int, str], ...] = ()
+    covered: Covered = field(default_factory=Covered)
 
     @property
     def stop(self) -> int:
@@ -114,6 +127,11 @@ class _Span:
         self.pause = self.started + seconds
         self.done: list[_Done] = []
         self.failures: list[tuple[int, Failure]] = []
+        self.pairs: list[tuple[int, frozenset[Pair]]] = []
+        #: By number: what a sampler notes of an execution, see Auto.
+        self.notes: list[tuple[int, float, int]] = []
+        #: Threads of the pilot, and its choices for PCT.
+        self.shape = (0, 0)
         self.errors: dict[int, StressvmError] = {}
         self.exhausted = False
         self.bounds = ""
@@ -126,7 +144,8 @@ class _Span:
         batch = Batch(self.first, len(done), array("Q", [one.klass for one in done]), sum(one.steps for one in done))
         batch.seconds = time.monotonic() - self.started
         known: set[str] = set()
-        for index, failure in sorted(self.failures):
+        # The failures of one execution stay in the order of their gravity.
+        for index, failure in sorted(self.failures, key=itemgetter(0)):
             if index < self.stop and failure.fingerprint not in known:
                 known.add(failure.fingerprint)
                 batch.failures.append(failure)
@@ -135,7 +154,15 @@ class _Span:
         batch.bounds = self.bounds
         batch.provided = self.provided
         batch.cut = self.cut
+        batch.covered = self._covered()
         return batch
+
+    def _covered(self) -> Covered:
+        pairs = {pair for index, pairs in self.pairs if index < self.stop for pair in pairs}
+        notes = sorted(note for note in self.notes if note[0] < self.stop)
+        depths = Counter(depth for _, _, depth in notes if depth)
+        walks = tuple(log10 for _, log10, _ in notes if log10 >= 0)
+        return Covered(tuple(sorted(pairs)), walks, tuple(sorted(depths.items())), *self.shape)
 
 
 class Runner:
@@ -157,6 +184,7 @@ class Runner:
         self.strategies: list[Strategy] = []
         self.shard = settings.shard
         self.pilot: Batch | None = None
+        self.pairs = Pairs()
 
     async def run(self, first: int, stop: int, seconds: float, pause: Callable[[], bool] = never) -> Batch:
         """Executions from `first` to before `stop`, as far as they get in that time: one at least.
@@ -186,24 +214,39 @@ class Runner:
     async def _pilot(self) -> Batch:
         """Execution 0, for every strategy to learn from, with what only one execution can afford to look for."""
         outcome: Outcome | None = None
+        span = _Span(0, 1, 0.0)
         if self.settings.sequential:
             assert self.searcher is not None
             self.strategies = [self.searcher.search]
             outcome = await self.searcher.execute(0)
         else:
             self.strategies = [self.settings.make_strategy() for _ in self.lanes]
+            rehearsal: Rehearsal | None = None
             for lane, strategy in zip(self.lanes, self.strategies, strict=True):
                 verdict = await execute(self.subject, lane, strategy, 0, audit=True)
                 k = lane.k
-                outcome = Outcome(len(k.trace), class_of(k), tuple(k.picks), verdict, digests(k.trace))
+                klass = self.subject.inspector.class_of(k)
+                pairs = self.pairs.look(k)
+                outcome = Outcome(len(k.trace), klass, tuple(k.picks), verdict, digests(k.trace), pairs)
+                span.shape = (len(k.threads), strategy.choices) if isinstance(strategy, Auto | PCT) else (0, 0)
+                rehearsal = Rehearsal(k)
                 lane.unwind()
-            if self.searcher is not None and outcome is not None:
+            assert outcome is not None
+            assert rehearsal is not None
+            await self._repeat(outcome)
+            if self.searcher is not None:
                 # Whoever goes on for much longer than the pilot goes round a loop.
                 self.searcher.shorten(LONGER_THAN_PILOT * outcome.steps)
+                if outcome.verdict is None or self.settings.keep_going:
+                    races = await self.searcher.rehearse(rehearsal, outcome.digest)
+                    for strategy in self.strategies:
+                        if isinstance(strategy, Auto):
+                            strategy.plan(races)
         assert outcome is not None
-        if self.searcher is None or not self.searcher.loops:
+        if self.settings.sequential and self.searcher is not None and not self.searcher.loops:
             await self._repeat(outcome)
-        span = _Span(0, 1, 0.0)
+        if isinstance(self.strategies[0], Auto):
+            span.notes.append((0, self.strategies[0].probe.log10, 0))
         self._note(span, 0, 0, outcome)
         if not outcome.picks:
             # No decision at all: this is the only execution that there is.
@@ -226,6 +269,7 @@ class Runner:
         keep_going = self.settings.keep_going
         number_of = self.shard.number_of
         searching = self.searcher is not None
+        noting = strategy if isinstance(strategy, Auto | PCT) else None
         monotonic = time.monotonic
         look = monotonic() + SLICE_SECONDS
         while span.next < span.stop:
@@ -235,11 +279,13 @@ class Runner:
             try:
                 if not searching or not await self._searched(strategy, span, index, number):
                     verdict = await execute(subject, lane, strategy, number, audit=index < AUDITED)
-                    done.append(_Done(index, len(k.trace), class_of(k)))
+                    done.append(_Done(index, len(k.trace), subject.inspector.class_of(k)))
+                    if is_looked_at(number):
+                        span.pairs.append((index, self.pairs.look(k)))
+                    if noting is not None and noting.notes:
+                        self._take_note(span, noting, index, number)
                     if verdict is not None:
-                        span.failures.append(
-                            (index, Failure(number, tuple(k.picks), verdict.kind, verdict.fingerprint))
-                        )
+                        span.failures += [(index, failure) for failure in failures_of(number, tuple(k.picks), verdict)]
                         if not keep_going:
                             span.stop = min(span.stop, index + 1)
                     if k.alive:
@@ -255,6 +301,11 @@ class Runner:
                     span.stop = min(span.stop, span.next)
                     return
 
+    def _take_note(self, span: _Span, sampler: Auto | PCT, index: int, number: int) -> None:
+        log10, depth = sampler.note()
+        if depth or (log10 >= 0 and number < WALKS_BELOW):
+            span.notes.append((index, log10, depth))
+
     async def _searched(self, strategy: Strategy, span: _Span, index: int, number: int) -> bool:
         """Run the execution, if it is the search's."""
         searcher = self.searcher
@@ -269,30 +320,44 @@ class Runner:
                 # The samplers do not need what a search relies on.
                 return False
             if outcome is None:
-                return False
+                if not searcher.over or turn != searcher.done or self.shard.count > 1:
+                    # It came to its end elsewhere, or not at all: whoever has that number says so.
+                    return False
+                span.stop = min(span.stop, index)
+                self._ended(span, searcher)
+                return True
         else:
             outcome = await searcher.execute(number)
-            assert outcome is not None
+            if outcome is None:
+                # What was left to try came to nothing new.
+                span.stop = min(span.stop, index)
+                self._ended(span, searcher)
+                return True
         self._note(span, index, number, outcome)
         return True
 
     def _note(self, span: _Span, index: int, number: int, outcome: Outcome) -> None:
         span.done.append(_Done(index, outcome.steps, outcome.klass))
+        span.pairs.append((index, outcome.pairs))
         verdict = outcome.verdict
         if verdict is not None:
-            span.failures.append((index, Failure(number, outcome.picks, verdict.kind, verdict.fingerprint)))
+            span.failures += [(index, failure) for failure in failures_of(number, outcome.picks, verdict)]
             if not self.settings.keep_going:
                 span.stop = min(span.stop, index + 1)
         searcher = self.searcher
-        if searcher is None or not searcher.done or not searcher.search.exhausted:
+        if searcher is None or not searcher.calls or not searcher.search.exhausted:
             return
         # Having cut executions short it has come to its end, but says little: the samplers, if any, go on.
         if self.settings.sequential or not searcher.loops:
             span.stop = min(span.stop, index + 1)
-            span.exhausted = True
-            span.bounds = searcher.search.bounds
-            span.provided = getattr(searcher.search, "provided", "")
-            span.cut = searcher.loops
+            self._ended(span, searcher)
+
+    def _ended(self, span: _Span, searcher: Searcher) -> None:
+        """The search has come to its end."""
+        span.exhausted = True
+        span.bounds = searcher.search.bounds
+        span.provided = getattr(searcher.search, "provided", "")
+        span.cut = searcher.loops
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
@@ -310,6 +375,7 @@ def _joined(one: Batch, other: Batch) -> Batch:
         provided=other.provided,
         cut=other.cut,
         error=other.error,
+        covered=joined((one.covered, other.covered)),
     )
 
 
@@ -317,6 +383,7 @@ def _joined(one: Batch, other: Batch) -> Batch:
 async def open_runner(subject: Subject, settings: Settings) -> AsyncIterator[Runner]:
     """A runner with the drivers it needs, watched for threads that hang."""
     make: Any = stepped if settings.driver == "stepped" else looped
+    subject = settings.subject(subject)
     search = settings.make_search()
     async with AsyncExitStack() as stack:
         count = LANES if settings.driver == "trio" and search is None else 1

@@ -134,7 +134,6 @@ def take_footprint(step: Step, k: Kernel) -> None:
     """Note what a step has accessed that has just come to its end."""
     trace = k.trace
     touched = k.touched
-    assert touched is not None
     start = step.start
     if len(trace) == start + 1 and len(touched) == step.mark:
         op = trace[start][1]

@@ -40,14 +40,18 @@ Source: Abdulla, Aronis, Jonsson, Sagonas, Source sets: a foundation for optimal
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from stressvm.explore.dependency import NOTHING_MORE
 from stressvm.explore.partial_order import PartialOrderSearch
+from stressvm.explore.stepwise import provided
 from stressvm.explore.wakeup_tree import NO, Branch, Item, insert, leads_to, stripped, weak_initial
 
 if TYPE_CHECKING:
     from stressvm.explore.dependency import Step
+    from stressvm.explore.rehearsal import Rehearsal
+    from stressvm.explore.subtree import Node, Subtree
     from stressvm.explore.wakeup_tree import Label
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Op
@@ -58,15 +62,33 @@ class DPOR(PartialOrderSearch):
 
     Attributes:
         blocked: executions in which, at some step, everything that could be done was asleep: done in vain.
+        base: the last step at whose state nothing is left to this search; -1 for none (the first is what comes before all decisions).
+        rehearsal: the order that its first execution keeps to where it can; None: threads go on as long as they can.
+
+    Args:
+        subtree: the piece of the tree that is to be explored; None: all of it.
     """
+
+    def __init__(self, subtree: Subtree | None = None) -> None:
+        self.subtree = subtree
+        self.rehearsal: Rehearsal | None = None
+        super().__init__()
 
     def _restart(self) -> None:
         super()._restart()
+        self.base = -1
+        #: The path to where the piece goes on, while it is gone for the first time.
+        self.path: tuple[Node, ...] = ()
+        if self.subtree is not None:
+            self.path = copy.deepcopy(self.subtree.path)
+            self.base = self.subtree.base
         self.blocked = 0
         #: The index of the step where everything that could be done was asleep, 0 for none: what follows is in vain.
         self.in_vain = 0
         #: Steps have accessed something else than was foreseen.
         self.varied = False
+        if self.rehearsal is not None:
+            self.rehearsal.begin()
         #: How many threads the world has.
         self.world = 0
 
@@ -78,17 +100,20 @@ class DPOR(PartialOrderSearch):
     @property
     def provided(self) -> str:
         """See Stepwise."""
-        found = super().provided
-        return (
-            f"{found}; in other orders steps accessed other things than before, of which no proof is known"
-            if self.varied
-            else found
-        )
+        return provided(self.repeated, untold=self.untold, varied=self.varied)
+
+    @property
+    def left(self) -> int:
+        """How many executions there are still to be, as far as is known by now: 0 after the last one."""
+        return 0 if self.exhausted else 1 + sum(len(step.tree) for step in self.steps)
 
     # ------------------------------------------------------------ going forward
 
     def follow(self, k: Kernel, last: Step, step: Step) -> None:
         """The first branch of the tree, or whoever is not asleep."""
+        if self.path and len(self.steps) <= len(self.path) + 1:
+            self._go_to(k, step, self.path[len(self.steps) - 2])
+            return
         step.sleep = self.still_asleep(last) if last.sleep else []
         tree = step.tree = last.below
         mask = step.mask
@@ -115,6 +140,16 @@ class DPOR(PartialOrderSearch):
                 mask = self._awake(step)
             cur = k.cur
             step.thread = cur if cur >= 0 and mask >> cur & 1 else (mask & -mask).bit_length() - 1
+            if not self.number and self.rehearsal is not None:
+                step.thread = self.rehearsal.next(k, mask, step.thread)
+
+    def _go_to(self, k: Kernel, step: Step, node: Node) -> None:
+        """On the path to the piece."""
+        if not self.world:
+            self.world = len(step.pend)
+        step.thread, step.label, step.sleep, step.tree, step.below, step.branch = node
+        if not step.mask >> step.thread & 1:
+            raise self.impossible(k, step)
 
     def still_asleep(self, last: Step) -> list[Branch]:
         """Of those asleep before a step, the ones that it leaves alone."""
@@ -160,7 +195,7 @@ class DPOR(PartialOrderSearch):
 
     def recognize(self) -> None:
         """See PartialOrderSearch."""
-        for index in range(self.kept - 1, len(self.steps)):
+        for index in range(max(self.kept - 1, self.base + 1, len(self.path)), len(self.steps)):
             step = self.steps[index]
             branch = step.branch
             if branch is None or not step.enabled:
@@ -175,7 +210,7 @@ class DPOR(PartialOrderSearch):
         And what would begin with something else may come to the same.
         """
         step = self.steps[index]
-        known = self._explored(step)
+        known = self.explored(step)
         step.tree[:] = [other for other in step.tree if not leads_to(other, known)]
         for items, left in branch.taken:
             self._look_again(index, items, left)
@@ -189,7 +224,7 @@ class DPOR(PartialOrderSearch):
         while left and index < len(steps) and (step := steps[index]).sleep:
             if any(weak_initial(z, items, left) != NO for z in step.sleep):
                 return
-            at = weak_initial(self._explored(step), items, left)
+            at = weak_initial(self.explored(step), items, left)
             if at == NO:
                 insert(step.tree, items, left)
                 return
@@ -197,7 +232,12 @@ class DPOR(PartialOrderSearch):
                 left &= ~items[at].bit
             index += 1
 
-    def _explored(self, step: Step) -> Branch:
+    def is_born(self, step: Step) -> bool:
+        """Does a thread start by that step that is not of the world's?"""
+        return step.thread >= self.world and step.op.kind == "start"
+
+    def explored(self, step: Step) -> Branch:
+        """A step that has been done, as something that has been explored."""
         known = Branch(step.thread, self.label(step), step.touches, step.writes, [], done=True)
         known.arities = tuple(step.arities)
         return known
@@ -206,18 +246,19 @@ class DPOR(PartialOrderSearch):
         """See Stepwise. What has been explored from a state sleeps there."""
         steps = self.steps
         self.in_vain = 0
-        while steps:
+        self.path = ()
+        while len(steps) > self.base + 1:
             index = len(steps) - 1
             if index:
                 self._forget(index)
             step = steps[index]
             if step.tree:
-                step.sleep.append(self._explored(step))
+                step.sleep.append(self.explored(step))
                 self._take(step)
                 break
             steps.pop()
         self.kept = len(steps)
-        self.exhausted = not steps
+        self.exhausted = len(steps) <= self.base + 1
 
     def label(self, step: Step) -> Label:
         """The outcomes of a step's data choices, without the zeros at the end."""
@@ -227,7 +268,7 @@ class DPOR(PartialOrderSearch):
 
     def race(self, other: int, index: int, step: Step) -> None:
         """See PartialOrderSearch."""
-        if 0 < self.in_vain <= index:
+        if 0 < self.in_vain <= index or other <= self.base or index < len(self.path):
             return
         steps = self.steps
         before = steps[other]
@@ -252,7 +293,7 @@ class DPOR(PartialOrderSearch):
 
     def instead(self, index: int, t: int, values: tuple[int, ...], op: Op | None) -> None:
         """See PartialOrderSearch."""
-        if 0 < self.in_vain <= index:
+        if 0 < self.in_vain <= index or index <= self.base:
             return
         step = self.steps[index]
         touches, writes = (step.touches, step.writes) if op is None else (op.touches, op.writes)

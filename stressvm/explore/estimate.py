@@ -31,7 +31,10 @@ class TreeSize:
 
     def add(self, arities: Iterable[int]) -> None:
         """One more random walk: the number of alternatives at each of its decisions."""
-        log10 = sum(math.log10(arity) for arity in arities)
+        self.add_log10(sum(math.log10(arity) for arity in arities))
+
+    def add_log10(self, log10: float) -> None:
+        """One more random walk: the decimal logarithm of the product of the arities at its decisions."""
         self.probes += 1
         high, low = max(self.log10_sum, log10), min(self.log10_sum, log10)
         self.log10_sum = high + math.log10(1 + 10 ** (low - high))

@@ -1,7 +1,7 @@
 """One execution of a scenario, hot or recorded.
 
-The hot form notes picks and trace and asks for a verdict. Everything that reports need and that costs time (names,
-stacks, canonical choices, since when a sleeper's condition held) comes from a second, recorded run of the same
+The hot form notes picks and trace and asks for a verdict (subject.py). Everything that reports need and that costs time
+(names, stacks, canonical choices, since when a sleeper's condition held) comes from a second, recorded run of the same
 schedule: `record`.
 """
 
@@ -9,126 +9,29 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stressvm.check.judge import judge
-from stressvm.check.verdict import UNUSABLE, Verdict, place
+from stressvm.check.post_mortem import PostMortem, examine
 from stressvm.check.waiting import waits
-from stressvm.kernel.errors import Panic, StressvmError, UsageError
-from stressvm.kernel.every_step import EveryStepKernel
-from stressvm.kernel.kernel import Kernel
-from stressvm.kernel.thread import Frame, frames_of, stack_of
+from stressvm.explore.stacks import Place, places_at
+from stressvm.explore.subject import Subject, execute
+from stressvm.explore.watch import Announced
+from stressvm.kernel.thread import Frame, stack_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from stressvm.explore.scenario import Scenario
+    from stressvm.check.verdict import Verdict
     from stressvm.explore.tape import Tape
     from stressvm.kernel.driver import Driver
+    from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Event
-    from stressvm.kernel.strategy import Strategy
+
+__all__ = ["DIGEST_EVERY", "Record", "Recording", "Subject", "ThreadReport", "digests", "execute", "plain", "record"]
 
 #: A digest of the trace is kept every so many steps.
 DIGEST_EVERY: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is executed: a scenario with the values of its parameters."""
-
-    scenario: Scenario
-    params: Mapping[str, Any]
-
-    def kernel(self, *, every_step: bool = False) -> Kernel:
-        """A kernel with the scenario's settings.
-
-        Args:
-            every_step: for a strategy that has `EVERY_STEP`.
-        """
-        scenario = self.scenario
-        make = EveryStepKernel if every_step else Kernel
-        return make(hz=scenario.hz, timers=scenario.timers, max_steps=scenario.max_steps)
-
-
-async def execute(
-    subject: Subject, driver: Driver, strategy: Strategy, number: int = 0, *, audit: bool = False
-) -> Verdict | None:
-    """Run one execution up to its verdict. The threads are not unwound yet: call `driver.unwind()` next.
-
-    Raises:
-        UsageError: the scenario cannot be run (it raised while building its world, or awaits foreign things).
-        ReplayDiverged: the strategy could not do what it was to do.
-    """
-    k = driver.k
-    strategy.begin(number)
-    k.reset(strategy)
-    try:
-        subject.scenario.build(k, **subject.params)
-        k.start()
-    except StressvmError:
-        driver.unwind()
-        raise
-    except Exception as exc:
-        driver.unwind()
-        name = subject.scenario.name
-        raise UsageError(
-            f"scenario {name} raised while building its world: {type(exc).__name__}: {exc}{_where(exc)}"
-        ) from exc
-    if audit:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RuntimeWarning)
-            await driver.run(audit=True)
-        forgotten = next((warning for warning in caught if "was never awaited" in str(warning.message)), None)
-        if forgotten is not None:
-            driver.unwind()
-            where = f"{Path(forgotten.filename).name}:{forgotten.lineno}"
-            raise UsageError(f"scenario {subject.scenario.name}: {forgotten.message}: an `await` is missing at {where}")
-    else:
-        await driver.run()
-    if k.fatal is not None:
-        driver.unwind()
-        raise k.fatal
-    try:
-        verdict = judge(k)
-    except Exception as exc:  # a predicate given by the scenario
-        driver.unwind()
-        raise UsageError(
-            f"scenario {subject.scenario.name}: a predicate (until, holder) raised {type(exc).__name__}: {exc}{_where(exc)}"
-        ) from exc
-    if verdict is not None and verdict.kind in UNUSABLE:
-        driver.unwind()
-        raise UsageError(f"scenario {subject.scenario.name}: {verdict.text}")
-    if verdict is not None and verdict.kind not in subject.scenario.tolerate:
-        return verdict
-    if subject.scenario.after is not None and k.trouble is None:
-        return _at_rest(subject.scenario.after, driver)
-    return None
-
-
-def _at_rest(after: Callable[[Kernel], None], driver: Driver) -> Verdict | None:
-    """What the scenario itself says of a world that has come to rest."""
-    try:
-        after(driver.k)
-    except UsageError:
-        driver.unwind()
-        raise
-    except Exception as exc:  # noqa: BLE001 - whatever the scenario's own check raises is its finding
-        kind = "exception"
-        if isinstance(exc, AssertionError | Panic):
-            kind = "panic" if isinstance(exc, Panic) else "assertion"
-        name, where = type(exc).__name__, place(frames_of(exc.__traceback__))
-        text = str(exc).partition("\n")[0]
-        return Verdict(kind, f"{name}: {text} (in {where}, at the end)", (), (f"{name} in {where}, at the end",))
-    return None
-
-
-def _where(exc: BaseException) -> str:
-    """The innermost line of user code in a traceback."""
-    frames = [frame for frame in frames_of(exc.__traceback__) if not frame.ours]
-    return f" ({frames[-1]})" if frames else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +82,8 @@ class Recording:
         digests: of the trace, every DIGEST_EVERY steps and at the end.
         decided: for each choice, the step that it decided.
         preemptions: how often the baton was taken from a thread that could have gone on.
+        places: where threads were at the steps and uses of data that the verdict, and what else the execution shows, name.
+        post_mortem: the facts of a bug report.
     """
 
     subject: Subject
@@ -190,6 +95,24 @@ class Recording:
     digests: tuple[str, ...]
     decided: tuple[int, ...]
     preemptions: int
+    places: tuple[Place, ...] = ()
+    post_mortem: PostMortem | None = None
+
+    def about(self, fingerprint: str) -> Recording:
+        """The same, told as that bug; itself if it does not show it."""
+        verdict = self.verdict.of(fingerprint) if self.verdict is not None else None
+        return self if verdict is None else replace(self, verdict=verdict)
+
+    def shown(self) -> tuple[Place, ...]:
+        """The places that the verdict itself names."""
+        verdict = self.verdict
+        if verdict is None:
+            return ()
+        return tuple(
+            place
+            for place in self.places
+            if (place.step in verdict.steps if place.touch < 0 else place.touch in verdict.touches)
+        )
 
     def names(self) -> tuple[str, ...]:
         """The threads' names by number."""
@@ -222,6 +145,8 @@ class _Watched(list["Event"]):
 
     def look(self) -> None:
         """Whose condition holds, after the last step?"""
+        touched = self.k.touched
+        mark = len(touched)
         for th in self.k.threads:
             if th.sleep is not None and th.sleep.until is not None:
                 self.untils[th.number] = th.sleep.until
@@ -230,6 +155,8 @@ class _Watched(list["Event"]):
                 self.since.pop(t, None)
             else:
                 self.since.setdefault(t, len(self) - 1)
+        # What they looked at is no part of the execution.
+        del touched[mark:]
 
 
 def _holds(until: Callable[[], bool]) -> bool:
@@ -245,20 +172,24 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
     k = driver.k
     build = subject.scenario.build
     watched: list[_Watched] = []
+    announced: list[Announced] = []
 
     def watched_build(kernel: Kernel, /, **params: Any) -> None:
         trace = _Watched(kernel)
         watched.append(trace)
         kernel.trace = trace
+        announced.append(Announced(kernel))
+        kernel.pend = announced[0]
         build(kernel, **params)
 
-    spied = Subject(replace(subject.scenario, build=watched_build), subject.params)
+    spied = replace(subject, scenario=replace(subject.scenario, build=watched_build))
     verdict = await execute(spied, driver, tape, audit=True)
     if verdict is not None and verdict.kind == "rescued-sleep":
         verdict = _with_delay(verdict, watched[0])
+    picks = tuple(k.picks)
     try:
         watched[0].look()
-        return Recording(
+        recording = Recording(
             subject=subject,
             verdict=verdict,
             choices=tuple(tape.choices),
@@ -268,9 +199,17 @@ async def record(subject: Subject, driver: Driver, tape: Tape) -> Recording:
             digests=digests(k.trace),
             decided=tuple(tape.steps),
             preemptions=sum(tape.preempting),
+            post_mortem=examine(k, verdict, announced[0].told(verdict.kind if verdict else ""), announced[0].reads),
         )
     finally:
         driver.unwind()
+    if verdict is None:
+        return recording
+    steps = {step for one in verdict.all for step in one.steps}
+    touches = {place for one in verdict.all for place in one.touches}
+    if not steps and not touches:
+        return recording
+    return replace(recording, places=await places_at(subject, driver, picks, steps, touches))
 
 
 def _with_delay(verdict: Verdict, trace: _Watched) -> Verdict:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stressvm.check.fairness import PATIENCE_MIN, PATIENCE_PART, gives_way
 from stressvm.explore.sampler import Steps
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.kernel import members
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from stressvm.kernel.strategy import Strategy
 
 _EVERYBODY: Final = -1
-
-#: A thread gives way, like it or not, after this part of the step budget.
-PATIENCE_PART: Final = 16
-PATIENCE_MIN: Final = 64
 
 
 class Fair:
@@ -153,11 +150,7 @@ class Fair:
         self.disabled[t] |= before & ~after & ~bit
         self.runs[t] += 1
         patience = self.patience or max(PATIENCE_MIN, k.max_steps // PATIENCE_PART)
-        if self.runs[t] >= patience or (op is not None and _gives_way(k, op)):
+        if self.runs[t] >= patience or (op is not None and gives_way(op)):
             self.waits_for[t] |= (self.enabled[t] | self.disabled[t]) & ~self.scheduled[t] & ~bit
             self.enabled[t] = after
             self.disabled[t] = self.scheduled[t] = self.runs[t] = 0
-
-
-def _gives_way(k: Kernel, op: Op) -> bool:
-    return op is k.yield_op or op is k.delay_op or op.kind == "timeout"

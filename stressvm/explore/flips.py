@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stressvm.check.verdict import shows
 from stressvm.explore.execution import Recording, Subject, execute
 from stressvm.explore.tape import Lenient
 
@@ -50,7 +51,7 @@ async def flips(subject: Subject, driver: Driver, recording: Recording) -> tuple
                 step,
                 step in preempted,
                 verdict.kind if verdict is not None else None,
-                verdict is not None and verdict.fingerprint == fingerprint,
+                shows(verdict, fingerprint),
             )
         )
     return tuple(found)

@@ -7,13 +7,18 @@ shrunk, and kept once per fingerprint. With workers the same is done by `campaig
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from stressvm.explore.batch import SLICE_SECONDS, open_runner
-from stressvm.explore.result import Examination, Finding, Ledger, Result
+from stressvm.check.verdict import shows
+from stressvm.explore.batch import SLICE_SECONDS, Failure, open_runner
+from stressvm.explore.execution import record
+from stressvm.explore.known import Quiet
+from stressvm.explore.result import Examination, Finding, Kept, Ledger, Result, schedule_of
 from stressvm.explore.settings import Settings
+from stressvm.explore.shrink import switches
+from stressvm.explore.tape import Lenient
 from stressvm.kernel.errors import ReplayDiverged, UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 
     from stressvm.explore.execution import Subject
     from stressvm.kernel.driver import Driver
+
+#: The number of an execution that comes before those of a hunt.
+BEFORE_ALL: Final = -1
 
 __all__ = ["Finding", "Result", "Settings", "hunt_subject"]
 
@@ -70,6 +78,9 @@ async def _hunt(
     subject = result.subject
     executions = limit(subject, settings, ledger)
     async with open_runner(subject, settings) as runner:
+        await look_again(result, settings, started, runner.spare, found, ledger)
+        if result.findings and not settings.keep_going:
+            return
         while result.executions < executions:
             first = result.executions
             batch = ledger.batch(first) if ledger is not None else None
@@ -94,6 +105,43 @@ async def _hunt(
             await trio.lowlevel.checkpoint()
 
 
+async def look_again(
+    result: Result,
+    settings: Settings,
+    started: float,
+    driver: Driver,
+    found: Callable[[Result, Finding], None] | None,
+    ledger: Ledger | None,
+) -> None:
+    """Run the schedules of the bugs that earlier hunts have found; see known.py.
+
+    Args:
+        result: of the hunt; bugs that are still there are findings, what runs clean is noted.
+        settings: of the hunt.
+        started: when it began.
+        driver: one that nothing runs on at present.
+        found: called with every finding.
+        ledger: knows the bugs.
+    """
+    subject = settings.subject(result.subject)
+    for known in ledger.known() if ledger is not None else ():
+        if not known.concerns(subject):
+            continue
+        schedule = known.schedule
+        again = await record(subject, driver, Lenient(schedule.choices))
+        fits = (again.choices, again.arities) == (schedule.choices, schedule.arities)
+        if not shows(again.verdict, known.fingerprint):
+            result.quiet.append(Quiet(known, fits))
+            continue
+        failure = Failure(BEFORE_ALL, tuple(driver.k.picks), known.kind, known.fingerprint)
+        kept = None
+        if fits:
+            note = "fixed once, and back" if known.told else known.note
+            count = switches(again.choices)
+            kept = Kept(schedule_of(again), again.preemptions, count, 0, cut=False, fewest=known.fewest, note=note)
+        await examine(result, Examination(subject, failure, settings, started, ledger, kept), driver, found)
+
+
 def limit(subject: Subject, settings: Settings, ledger: Ledger | None) -> int:
     """How many executions there are to be at most: as many as there were, if the hunt had come to its end before."""
     ended = ledger.ended() if ledger is not None else None
@@ -107,13 +155,22 @@ async def examine(
     found: Callable[[Result, Finding], None] | None,
 ) -> None:
     """Look at a failing execution; interrupted, what has been found is kept all the same."""
+    if _has(result, examination.failure.fingerprint):
+        return
     try:
         await examination.run(driver)
     finally:
-        if examination.finding is not None:
-            result.findings.append(examination.finding)
+        finding = examination.finding
+        # What was predicted and brought about may be known already.
+        if finding is not None and not _has(result, finding.fingerprint):
+            result.fingerprints.add(finding.fingerprint)
+            result.findings.append(finding)
             if found is not None:
-                found(result, examination.finding)
+                found(result, finding)
+
+
+def _has(result: Result, fingerprint: str) -> bool:
+    return any(finding.fingerprint == fingerprint for finding in result.findings)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

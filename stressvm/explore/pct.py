@@ -13,7 +13,7 @@ livelock verdict is the program's fault and not the strategy's.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stressvm.explore.draws import Draws
 from stressvm.explore.random_walk import RandomWalk
@@ -32,6 +32,9 @@ class PCT:
         seed: of the campaign.
         depth: d, the number of orderings that the bug needs; 1 draws a priority order and nothing else.
     """
+
+    #: See Auto.
+    notes: ClassVar[bool] = True
 
     __slots__ = ("choices", "count", "depth", "draws", "fair_after", "low", "next_change", "order", "points", "walk")
 
@@ -81,6 +84,10 @@ class PCT:
             self._demote(self._most_urgent(mask), rank)
         return self._most_urgent(mask)
 
+    def note(self) -> tuple[float, int]:
+        """See Auto; the pilot, a random walk, is of no depth."""
+        return -1.0, self.depth if self.fair_after else 0
+
     def choose(self, k: Kernel, n: int) -> int:
         """See Strategy."""
         return self.walk.choose(k, n)
@@ -113,3 +120,24 @@ class PCT:
         for th in k.threads:
             if th.number not in known:
                 self.order.insert(self.draws.below(len(self.order) + 1), th.number)
+
+
+class SweptPCT(PCT):
+    """PCT with one depth after the other: the bound is best for the depth that a bug has, and nobody knows it.
+
+    Args:
+        seed: of the campaign.
+    """
+
+    #: By number: 1 has the second of them.
+    DEPTHS: ClassVar[tuple[int, ...]] = (10, 3, 1, 2)
+
+    __slots__ = ()
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, self.DEPTHS[0])
+
+    def begin(self, number: int) -> None:
+        """See Strategy."""
+        self.depth = self.DEPTHS[number % len(self.DEPTHS)]
+        super().begin(number)

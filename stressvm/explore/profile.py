@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from stressvm.check.locks import Ways
 from stressvm.explore.sampler import accesses, is_step
 
 if TYPE_CHECKING:
+    from stressvm.check.locks import Held
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Op
     from stressvm.kernel.thread import Thread
@@ -41,11 +43,12 @@ class Profile:
         world: how many threads the world has.
         steps: visible operations of each origin, its own.
         touched: the same by object number: those that touch it.
+        guards: by object number, the locks that whoever touched it held, to write not only shared.
         parents: the origin of the spawner, -1 for the world's.
         functions: what the threads of each origin run.
     """
 
-    __slots__ = ("functions", "keys", "parents", "steps", "touched", "world", "written")
+    __slots__ = ("functions", "guards", "keys", "parents", "steps", "touched", "world", "written")
 
     def __init__(self, k: Kernel) -> None:
         """Of the execution that `k` has just been through."""
@@ -62,9 +65,13 @@ class Profile:
         for th in k.threads:
             if th.number not in spawned:
                 kin.origins[th.number] = self._add(-1, function_of(th))
+        self.guards: dict[int, frozenset[int]] = {}
+        held = [Ways().free] * len(k.threads)
         for t, op, arg in k.trace:
             if t < 0:
                 continue
+            self._guard(op, held[t])
+            held[t] = held[t][op]
             if op is k.spawn_op:
                 kin.born(t, arg, function_of(k.threads[arg]), learn=True)
                 # Its start is a step of its own, which traces do not show.
@@ -79,6 +86,11 @@ class Profile:
         self.parents.append(parent)
         self.functions.append(function)
         return len(self.steps) - 1
+
+    def _guard(self, op: Op, held: Held) -> None:
+        for number, write in accesses(op).items():
+            locks = frozenset(hold.lock.number for hold in held.holds if not (write and hold.shared))
+            self.guards[number] = self.guards[number] & locks if number in self.guards else locks
 
     def _count(self, origin: int, op: Op) -> None:
         self.steps[origin] += 1

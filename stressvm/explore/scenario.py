@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from stressvm.check.detectors import GROUPS, checked
 from stressvm.check.verdict import KINDS, UNUSABLE
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.kernel import Timers
@@ -24,6 +25,7 @@ from stressvm.kernel.kernel import Timers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from stressvm.check.detector import Detector
     from stressvm.kernel.kernel import Kernel
 
 #: Types that a parameter may have, by the type of its default.
@@ -47,6 +49,7 @@ class Scenario:
         executions: how many a hunt gives it by default; 0 for the hunt's own default.
         file: where it is defined.
         after: looks at the world when an execution has come to rest without a finding; what it raises is one.
+        checks: detectors that look at each of its executions, whatever the settings of a hunt: by name, or its own.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Scenario:
     executions: int
     file: str
     after: Callable[[Kernel], None] | None = None
+    checks: tuple[str | Detector, ...] = ()
 
     def __call__(self, k: Kernel, **params: Any) -> None:
         """Build the world in `k`, as the plain function would."""
@@ -116,6 +120,7 @@ def scenario(
     max_steps: int = 10_000,
     hz: int = 100,
     executions: int = 0,
+    checks: Iterable[str | Detector] = (),
 ) -> Callable[[Callable[..., None]], Scenario]:
     """Make a scenario of a function `(k, **parameters)`.
 
@@ -128,6 +133,9 @@ def scenario(
         max_steps: visible operations after which an execution is stopped as livelocked or too long.
         hz: ticks a second of virtual time.
         executions: how many a hunt without a budget gives it (0: as many as any), for scenarios with long executions.
+        checks: detectors that look at it whatever the settings of a hunt: names (`stressvm hunt --help` has them), or
+            detectors of its own, such as `LockOrder(Rules(...))`, each in place of what finds the same kind by default. The
+            detector of the kind that is expected is asked anyway.
 
     Raises:
         UsageError: what is declared makes no sense; the message says what.
@@ -139,6 +147,10 @@ def scenario(
         if kind not in KINDS or kind in UNUSABLE:
             kinds = ", ".join(kind for kind in KINDS if kind not in UNUSABLE)
             raise UsageError(f"@scenario: no such kind of finding: {kind!r}; there are: {kinds}")
+    checks = tuple(checks)
+    names = checked(check for check in checks if isinstance(check, str))
+    if set(names) & set(GROUPS):
+        raise UsageError(f"@scenario(checks={names!r}): name the checks one by one")
     if expect in tolerated:
         raise UsageError(f"@scenario: {expect!r} cannot be expected and tolerated")
     if max_steps < 1 or hz < 1 or executions < 0:
@@ -164,6 +176,7 @@ def scenario(
             hz,
             executions,
             file,
+            checks=checks,
         )
 
     return make

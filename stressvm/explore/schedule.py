@@ -42,6 +42,8 @@ class Schedule:
         arities: for every decision the number of alternatives, 2 or more.
         digests: digest of the trace after every DIGEST_EVERY steps, and at the end.
         version: of the program that recorded it.
+        checks: the detectors that looked at it, by name.
+        bug: the fingerprint of the bug that it was kept for, if the execution shows several.
     """
 
     scenario: str
@@ -54,21 +56,26 @@ class Schedule:
     max_steps: int = 10_000
     digests: tuple[str, ...] = ()
     version: str = ""
+    checks: tuple[str, ...] = ()
+    bug: str = ""
 
     def blob(self) -> str:
         """As text, on one line."""
-        header = orjson.dumps(
-            {
-                "version": self.version,
-                "scenario": self.scenario,
-                "file": self.file,
-                "params": self.params,
-                "source": self.source,
-                "timers": self.timers,
-                "max_steps": self.max_steps,
-                "digests": list(self.digests),
-            }
-        )
+        facts: dict[str, Any] = {
+            "version": self.version,
+            "scenario": self.scenario,
+            "file": self.file,
+            "params": self.params,
+            "source": self.source,
+            "timers": self.timers,
+            "max_steps": self.max_steps,
+            "digests": list(self.digests),
+        }
+        if self.checks:
+            facts["checks"] = list(self.checks)
+        if self.bug:
+            facts["bug"] = self.bug
+        header = orjson.dumps(facts)
         body = bytearray(len(header).to_bytes(4, "little") + header)
         for choice, arity in zip(self.choices, self.arities, strict=True):
             _put(body, arity)
@@ -106,6 +113,8 @@ def parse(blob: str) -> Schedule:
             max_steps=_typed(header, "max_steps", int),
             digests=tuple(str(digest) for digest in _typed(header, "digests", list)),
             version=_typed(header, "version", str),
+            checks=tuple(str(name) for name in _typed({"checks": [], **header}, "checks", list)),
+            bug=_typed({"bug": "", **header}, "bug", str),
         )
     except (orjson.JSONDecodeError, ValueError) as exc:
         raise UsageError(f"the schedule is damaged: {exc}") from None

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stressvm.check.pairs import Pair, Pairs, is_looked_at
+from stressvm.explore.bpor import BoundedPOR
 from stressvm.explore.dependency import CUT
+from stressvm.explore.dpor import DPOR
 from stressvm.explore.execution import digests, execute
-from stressvm.explore.seen import class_of
+from stressvm.explore.fair import Fair
 from stressvm.kernel.errors import ReplayDiverged, UsageError
 
 if TYPE_CHECKING:
     from stressvm.check.verdict import Verdict
     from stressvm.explore.execution import Subject
+    from stressvm.explore.rehearsal import Rehearsal
     from stressvm.explore.search import Search
     from stressvm.kernel.driver import Driver
 
@@ -35,6 +39,7 @@ class Outcome(NamedTuple):
         picks: its schedule.
         verdict: the bug that it shows, or None.
         digest: of its trace, for the first execution only.
+        pairs: see check/pairs.py.
     """
 
     steps: int
@@ -42,6 +47,7 @@ class Outcome(NamedTuple):
     picks: tuple[int, ...]
     verdict: Verdict | None
     digest: tuple[str, ...] = ()
+    pairs: frozenset[Pair] = frozenset()
 
 
 class Searcher:
@@ -51,6 +57,7 @@ class Searcher:
         search: the search.
         given_up: why the search cannot go on; "" while it can.
         loops: an execution has been cut short, for it would have gone on for ever.
+        rehearsed: the search's first execution is one that has been run already, and is not counted.
 
     Args:
         subject: what is executed.
@@ -65,9 +72,41 @@ class Searcher:
         self.every_step = bool(getattr(search, "EVERY_STEP", False))
         if self.every_step:
             self.shorten(EVERY_STEP_STEPS_MAX)
-        self.done = 0
+        #: None where a search is cut into pieces, which are not the same executions by number.
+        self.pairs = Pairs() if isinstance(search, DPOR | Fair | BoundedPOR) else None
+        self.done = self.calls = 0
         self.given_up = ""
         self.loops = False
+        self.rehearsed = False
+
+    async def rehearse(self, rehearsal: Rehearsal, known: tuple[str, ...]) -> int:
+        """Let the search begin with an execution that has been run before, so that its own come to something new.
+
+        Args:
+            rehearsal: the order of that execution.
+            known: the digest of its trace.
+
+        Returns:
+            How many of its races the search is to reverse; -1 if it cannot be searched, or not be begun like that.
+        """
+        search = self.search
+        assert isinstance(search, DPOR)
+        search.rehearsal = rehearsal
+        try:
+            outcome = await self._next()
+            self.rehearsed = outcome.digest == known and not self.loops and not search.exhausted
+        except (UsageError, ReplayDiverged) as exc:
+            self.given_up = str(exc)
+        self.done = 0
+        if self.rehearsed:
+            return search.left
+        self.calls = 0
+        return -1
+
+    @property
+    def over(self) -> bool:
+        """Has the search come to its end, without having cut an execution short?"""
+        return bool(self.calls) and self.search.exhausted and not self.loops
 
     def shorten(self, steps: int) -> None:
         """Cut executions short after so many steps."""
@@ -80,9 +119,9 @@ class Searcher:
             UsageError: the scenario cannot be searched; it is noted in `given_up`.
         """
         if turn < self.done:
-            self.done = 0
+            self.done = self.calls = 0
         while True:
-            if self.given_up or (self.done and self.search.exhausted):
+            if self.given_up or (self.calls and self.search.exhausted):
                 return None
             try:
                 outcome = await self._next()
@@ -95,18 +134,20 @@ class Searcher:
     async def _next(self) -> Outcome:
         lane = self.lane
         k = lane.k
-        number = self.done
+        number = self.calls
         verdict = await execute(self.subject, lane, self.search, number, audit=number < AUDITED)
         if verdict is not None and verdict.kind in CUT and self.every_step:
             # It goes round a loop as often as it can, whoever waits: that is no fault of the program's.
             verdict = None
             self.loops = True
         digest = digests(k.trace) if not number else ()
-        outcome = Outcome(len(k.trace), class_of(k), tuple(k.picks), verdict, digest)
+        pairs = self.pairs.look(k) if self.pairs is not None and is_looked_at(number) else frozenset()
+        outcome = Outcome(len(k.trace), self.subject.inspector.class_of(k), tuple(k.picks), verdict, digest, pairs)
         lane.unwind()
-        self.done = number + 1
+        self.calls = number + 1
+        self.done += not (getattr(self.search, "vain", False) or (self.rehearsed and not number))
         again = getattr(self.search, "again", None)
-        if again is not None and not self.loops:
+        if again is not None:
             other = await execute(self.subject, lane, again)
             try:
                 again.compare(k, verdict, other)

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stressvm.kernel.kernel import Kernel
-
 #: Classes kept exactly.
 KEPT_MAX: Final = 1 << 18
-
-
-def class_of(k: Kernel) -> int:
-    """What stands for the interleaving that the kernel has just been through: an integer of 64 bits."""
-    return hash(tuple(k.picks)) & 0xFFFFFFFFFFFFFFFF
 
 
 class Seen:

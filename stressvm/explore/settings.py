@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from stressvm.check.detectors import checked
 from stressvm.explore.auto import Auto
 from stressvm.explore.bounded import DelayBounding, PreemptionBounding
 from stressvm.explore.bpor import BoundedPOR
@@ -14,6 +15,7 @@ from stressvm.explore.fair import Fair
 from stressvm.explore.pct import PCT
 from stressvm.explore.pos import POS
 from stressvm.explore.random_walk import RandomWalk
+from stressvm.explore.split import SplitDPOR
 from stressvm.explore.surw import SURW, RoleSURW
 from stressvm.explore.urw import URW
 from stressvm.kernel.errors import UsageError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from stressvm.explore.scenario import Scenario
     from stressvm.explore.search import Search
+    from stressvm.explore.subject import Subject
     from stressvm.kernel.strategy import Strategy
 
 #: Executions for a scenario where neither the hunt nor the scenario says how many.
@@ -97,6 +100,7 @@ class Settings:
         hang_seconds: how long a thread may run without reaching a kernel operation.
         shard: which part of the execution numbers.
         until_saturated: stop when hardly anything new is seen any more.
+        checks: which detectors look at executions: names and groups of check/detectors.py.
     """
 
     executions: int | None = None
@@ -110,9 +114,11 @@ class Settings:
     hang_seconds: float = 5.0
     shard: Shard = WHOLE
     until_saturated: bool = False
+    checks: tuple[str, ...] = ("default",)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a driver or a strategy that there is not."""
+        """Raises UsageError for a driver, a strategy or a check that there is not."""
+        checked(self.checks)
         if self.driver not in DRIVERS:
             raise UsageError(f"driver {self.driver!r}: there are {', '.join(DRIVERS)}")
         if self.strategy not in STRATEGIES:
@@ -123,6 +129,10 @@ class Settings:
             raise UsageError(f"strategy {self.strategy} goes through executions in order: it cannot be cut into shards")
         if self.until_saturated and self.shard.count > 1:
             raise UsageError(f"--until saturated: shard {self.shard} cannot know what the others see; leave one out")
+
+    def subject(self, subject: Subject) -> Subject:
+        """The subject with these checks, unless it has its own."""
+        return subject if subject.checks else replace(subject, checks=self.checks)
 
     def checkpoint(self, executions: int, limit: int) -> int:
         """The next number of executions at which the hunt is looked at, and may end; `limit` if it is not."""
@@ -144,6 +154,11 @@ class Settings:
         """Must one process go through the executions in order?"""
         return self.strategy in SEARCHES
 
+    @property
+    def piecewise(self) -> bool:
+        """Does the search's tree fall into pieces that can be explored apart from each other?"""
+        return self.strategy == "dpor" and self.preemptions is None
+
     def make_strategy(self) -> Strategy:
         """A fresh strategy for what is not searched."""
         if self.strategy == "auto":
@@ -158,6 +173,8 @@ class Settings:
             return Fair(DFS() if self.preemptions is None else PreemptionBounding(self.preemptions))
         if self.strategy == "delay":
             return Fair(DelayBounding())
+        if self.piecewise:
+            return SplitDPOR()
         if self.strategy in ("dpor", "auto"):
             return DPOR() if self.preemptions is None else BoundedPOR(self.preemptions)
         return None

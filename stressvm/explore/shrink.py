@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from stressvm.check.verdict import shows
 from stressvm.explore.bounded import PreemptionBounding
 from stressvm.explore.execution import Recording, Subject, execute, record
 from stressvm.explore.fair import Fair
@@ -109,7 +110,7 @@ class _Search:
         verdict = await execute(self.subject, self.driver, tape)
         steps = len(self.driver.k.trace)
         self.driver.unwind()
-        if verdict is None or verdict.fingerprint != self.fingerprint:
+        if not shows(verdict, self.fingerprint):
             return None
         actual = _trim(tuple(tape.choices))
         cost = (sum(tape.preempting), switches(actual), steps, len(actual), actual)
@@ -158,7 +159,7 @@ async def shrink(
         if fewer is None:
             break
         ends = [await _passes(search, passes, fewer) for passes in ORDERS]
-    best = await record(subject, driver, Lenient(min(ends).choices))
+    best = (await record(subject, driver, Lenient(min(ends).choices))).about(search.fingerprint)
     return Shrunk(best, found.preemptions, switches(found.choices), search.executions, search.cut, fewest)
 
 
@@ -192,7 +193,7 @@ async def _fewer(search: _Search, preemptions: int, steps: int) -> tuple[Choices
         number += 1
         picks = tuple(k.picks)
         search.driver.unwind()
-        if verdict is not None and verdict.fingerprint == search.fingerprint:
+        if shows(verdict, search.fingerprint):
             made = await record(search.subject, search.driver, Follow(picks))
             # Where fairness takes the baton away, it is a preemption all the same.
             return (made.choices if made.preemptions <= preemptions else None), False

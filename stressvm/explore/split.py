@@ -137,9 +137,14 @@ class Piece:
     # ------------------------------------------------------------ splitting
 
     def _depth(self) -> int:
-        """The first state with more than one thing to do; 0 if something has been explored from there already, or none is."""
+        """The first state with more than one thing to do; 0 if something has been explored from there already, or none is.
+
+        Data choices made while the world is built are above all states: then nothing is split.
+        """
         steps = self.search.steps
-        for index in range(self.search.base + 1, len(steps) - 1):
+        if steps[0].arities:
+            return 0
+        for index in range(max(1, self.search.base + 1), len(steps) - 1):
             step = steps[index]
             if step.sleep or not step.enabled:
                 return 0

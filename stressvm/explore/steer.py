@@ -1,7 +1,7 @@
 """Brings a predicted deadlock about: a strategy that keeps each thread of the pattern waiting at its acquisition.
 
 A thread of the pattern *stands* when the next thing it does is the acquisition of the lock that it wants and it holds what
-the pattern says. It XX
+the pattern says. It is kept waiting there until all of them stand, or nobody else can go on: then one of them is let go.
 What is confirmed is an execution like any other, with a schedule that replays. What is not confirmed may still be
 possible: the number of attempts says how hard it was tried.
 
@@ -10,10 +10,11 @@ Source: Joshi et al., A randomized dynamic program analysis technique for detect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from stressvm.check.locks import QUEUES, SHARES, WAITS, Held, Ways, effect_of
+from stressvm.check.predict import Predictor
 from stressvm.check.sync_preserving import Ideals
 from stressvm.explore.execution import Recording, execute, record
 from stressvm.explore.sampler import Sampler, is_step
@@ -21,7 +22,7 @@ from stressvm.explore.tape import Follow
 from stressvm.kernel.thread import Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from stressvm.check.predict import Link, Prediction
     from stressvm.explore.execution import Subject
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: How often a deadlock is tried to be brought about.
 ATTEMPTS: Final = 100
+
+#: Patterns that are one bug, for they differ in threads and steps only, of which so many are tried.
+PATTERNS_MAX: Final = 4
 
 #: A thread that goes on for as long as it can is left all the same at one step in so many.
 SWITCH_ONE_IN: Final = 16
@@ -229,6 +233,41 @@ async def confirm(
         if verdict is not None and verdict.kind == "deadlock" and closed:
             return Confirmation(prediction, await record(subject, driver, Follow(picks)), number + 1, stood)
     return Confirmation(prediction, None, attempts, stood)
+
+
+async def bring_about(
+    subject: Subject, driver: Driver, picks: Sequence[int], fingerprint: str
+) -> tuple[Recording | None, str]:
+    """Try to bring about a deadlock that an execution predicts.
+
+    Args:
+        subject: what was executed.
+        driver: one that nothing runs on at present.
+        picks: the raw decisions of the execution.
+        fingerprint: of the prediction, as a verdict.
+
+    Returns:
+        The execution that ends in the deadlock, or None; and how it was come by, or how hard it was tried.
+
+    Raises:
+        UsageError: the scenario is not deterministic.
+    """
+    # What detectors say of the attempts is no matter.
+    bare = replace(subject, checks=())
+    k = driver.k
+    await execute(bare, driver, Follow(picks))
+    found = [
+        one for one in Predictor().observe(k.trace, k.threads) if one.verdict(k.threads).fingerprint == fingerprint
+    ]
+    plans = [plan_of(prediction, k) for prediction in found]
+    driver.unwind()
+    attempts = 0
+    for prediction, plan in zip(found[:PATTERNS_MAX], plans, strict=False):
+        made = await confirm(bare, driver, prediction, plan)
+        attempts += made.attempts
+        if made.recording is not None:
+            return made.recording, f"brought about in attempt {attempts}"
+    return None, f"unconfirmed: {attempts} attempts to bring it about have failed"
 
 
 def _closed(k: Kernel, prediction: Prediction) -> bool:

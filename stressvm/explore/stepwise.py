@@ -133,7 +133,7 @@ class Stepwise:
         step.current = cur if cur >= 0 and mask >> cur & 1 and cur not in k.timers else -1
         step.pend = k.pend.copy()
         step.start = len(k.trace)
-        step.mark = len(k.touched)  # type: ignore[arg-type]  # an EveryStepKernel fills it
+        step.mark = len(k.touched)
         step.label = step.values = step.arities = step.woke = ()
         steps.append(step)
         self.follow(k, last, step)
@@ -208,9 +208,12 @@ class Stepwise:
         self.advance()
 
     def _repeat(self, k: Kernel) -> Reordered | None:
-        """The first executions, and ever fewer later, are to be done again with their steps in another order."""
+        """The first executions, and ever fewer later, are to be done again with their steps in another order.
+
+        None once an execution was cut short: then nothing is claimed that this could refute.
+        """
         number = self.number
-        if (number >= REPEATED and number & (number - 1)) or (k.trouble is not None and k.trouble.kind in CUT):
+        if (number >= REPEATED and number & (number - 1)) or self.cut:
             return None
         again = Reordered(k, self.steps)
         if again.same:
@@ -226,11 +229,7 @@ class Stepwise:
     @property
     def provided(self) -> str:
         """On what `exhausted` depends that no search can know for certain, in words."""
-        found = (
-            "provided that threads share nothing but kernel objects and what locks protect "
-            f"({self.repeated} executions agreed when their steps were done in another order)"
-        )
-        return f"{found}, and that nothing depends on the time that threads were told" if self.untold else found
+        return provided(self.repeated, untold=self.untold)
 
     # ------------------------------------------------------------ a search's own affair
 
@@ -245,3 +244,22 @@ class Stepwise:
     def advance(self) -> None:
         """Go back to where something is left to try; `exhausted` if there is nothing."""
         raise NotImplementedError
+
+
+def provided(repeated: int, *, untold: bool, varied: bool = False) -> str:
+    """On what it depends that a search has explored everything, in words.
+
+    Args:
+        repeated: executions that agreed when they were done in another order.
+        untold: threads were told the time where it is not known what it depends on.
+        varied: steps accessed something else than was foreseen.
+    """
+    found = (
+        "provided that threads share nothing but kernel objects and what locks protect "
+        f"({repeated} executions agreed when their steps were done in another order)"
+    )
+    if untold:
+        found += ", and that nothing depends on the time that threads were told"
+    if varied:
+        found += "; in other orders steps accessed other things than before, of which no proof is known"
+    return found

@@ -15,13 +15,14 @@ the published form draws among the candidates only, and so hardly ever lets one 
 
 A bug often needs one thread to come before, or after, all of many that are alike. By roles, the function that the thread
 runs is drawn first, each with the same probability, and only then one of the threads that run it: how many there are
-matters no more.
+matters no more. Nor does it matter how many have not been spawned yet: any of them can be drawn.
 """
 
 from __future__ import annotations
 
 import sys
 from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from stressvm.explore.profile import Profile, function_of
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 _PLAIN: Final = 0
 _CHOSEN: Final = 1
 _YIELD: Final = 2
+
+#: How much less often an object is drawn that is only touched under one lock: the order in which threads get the lock says
+#: all about it, and the lock is drawn as well.
+GUARDED: Final = 0.25
 
 #: No object at all.
 _NONE: Final = -(1 << 62)
@@ -69,21 +74,23 @@ class _Target:
 
     Attributes:
         expected: see Weighted.
+        own: the same without what descendants do.
         kinds: of operations.
     """
 
-    __slots__ = ("expected", "kinds")
+    __slots__ = ("expected", "kinds", "own")
 
     def __init__(self, profile: Profile, obj: int) -> None:
         self.expected = profile.weights(obj)
+        self.own = [touched.get(obj, 0) for touched in profile.touched]
         self.kinds = _Kinds(obj)
 
 
 class SURW(Weighted):
     """See the module.
 
-    An object is drawn with a probability that grows with how often it is used, from half of an equal share on. Where
-    threads share none, their priorities alone decide.
+    An object is drawn with a probability that grows with how often it is used, from half of an equal share on; less often
+    if a lock guards it. Where threads share none, their priorities alone decide.
 
     Attributes:
         intended: the thread that is to do the next operation on the object; -1 if it has not been drawn.
@@ -95,13 +102,14 @@ class SURW(Weighted):
 
     PURPOSE = "surw:"
 
-    __slots__ = ("fair_after", "intended", "kinds", "limit", "lots", "patience", "priorities", "targets")
+    __slots__ = ("fair_after", "intended", "kinds", "limit", "lots", "own", "patience", "priorities", "targets")
 
     def __init__(self, seed: int) -> None:
         self.targets: list[_Target] = []
         #: For each target the sum of the shares, of 0x10000 together, up to its own.
         self.lots: list[int] = []
         self.kinds = _Kinds(_NONE)
+        self.own: list[int] = []
         self.patience = 0
         super().__init__(seed)
 
@@ -111,13 +119,14 @@ class SURW(Weighted):
         shared = profile.shared()
         self.targets = [_Target(profile, obj) for obj in shared]
         uses = sum(shared.values())
-        self.lots = []
-        lot = 0.0
-        for count in shared.values():
-            lot += 0.5 / len(shared) + 0.5 * count / uses
-            self.lots.append(round(lot * 0x10000))
+        shares = [0.5 / len(shared) + 0.5 * count / uses for count in shared.values()]
+        for index, obj in enumerate(shared):
+            if profile.guards.get(obj):
+                shares[index] *= GUARDED
+        self.lots = [round(0x10000 * lot / sum(shares)) for lot in accumulate(shares)]
         self.patience = max(64, sum(profile.steps))
         self.kinds, self.expected = _Kinds(_NONE), [0] * len(profile.steps)
+        self.own = self.expected
 
     def begin(self, number: int) -> None:
         """See Strategy. Draws the object."""
@@ -133,6 +142,7 @@ class SURW(Weighted):
                 target = self.targets[bisect_right(self.lots, self.draw(0))]
                 self.at = 1
             self.expected = target.expected
+            self.own = target.own
             self.kinds = target.kinds
 
     def pick(self, k: Kernel, mask: int) -> int:
@@ -239,20 +249,27 @@ class SURW(Weighted):
         if self.fair_after == sys.maxsize:
             self.fair_after = self.limit = k.max_steps // 2
         for parent, child in self.arrivals(k):
-            if parent == self.intended:
-                # What the parent was to do may be the child's to do.
-                before = max(1, self.weights[parent] + self.weights[child])
-                if self.below(before) < self.weights[child]:
-                    self.intended = child
+            if parent == self.intended and self.inherited(parent, child):
+                self.intended = child
         self.priorities.extend([-1] * (len(k.pend) - len(self.priorities)))
+
+    def inherited(self, parent: int, child: int) -> bool:
+        """A thread that is to do the next operation has spawned another one: is it that one's to do?"""
+        before = max(1, self.weights[parent] + self.weights[child])
+        return self.below(before) < self.weights[child]
 
 
 class RoleSURW(SURW):
     """SURW by roles: see the module.
 
+    Also a thread that has not been spawned yet may be the next one: then whoever is to spawn it goes for it, and what
+    others do on the object waits until it is there and has been.
+
     Attributes:
         roles: of each thread, a number that stands for its function.
         mixed: may there be two roles?
+        unborn: origins of threads to come, and the living thread that each descends from.
+        heir: the origin that the intended thread stands for; -1 for itself.
 
     Args:
         seed: of the campaign.
@@ -260,24 +277,40 @@ class RoleSURW(SURW):
 
     PURPOSE = "roles:"
 
-    __slots__ = ("known", "mixed", "numbers", "roles")
+    __slots__ = ("coming", "heir", "known", "line", "mixed", "numbers", "of_origin", "roles", "unborn")
 
     def __init__(self, seed: int) -> None:
         self.numbers: dict[str, int] = {}
         self.known: list[int] = []
+        #: By origin: the role, and the descendants.
+        self.of_origin: list[int] = []
+        self.line: list[list[int]] = []
+        #: The origins to come at the start of an execution, and the thread of the world that each descends from.
+        self.coming: dict[int, int] = {}
         super().__init__(seed)
 
     def learn(self, profile: Profile) -> None:
         """See Weighted."""
         super().learn(profile)
         self.numbers = {}
-        self.known = [self._number(name) for name in profile.functions[: profile.world]]
+        self.of_origin = [self._number(name) for name in profile.functions]
+        self.known = self.of_origin[: profile.world]
+        self.line = [[] for _ in profile.functions]
+        self.coming = {}
+        for origin in range(profile.world, len(profile.functions)):
+            above = origin
+            while profile.parents[above] >= 0:
+                above = profile.parents[above]
+                self.line[above].append(origin)
+            self.coming[origin] = above
 
     def begin(self, number: int) -> None:
         """See Strategy."""
         super().begin(number)
         self.roles = self.known
         self.mixed = len(self.numbers) > 1
+        self.unborn = dict(self.coming)
+        self.heir = -1
 
     def arrivals(self, k: Kernel) -> list[tuple[int, int]]:
         """See Weighted."""
@@ -285,18 +318,59 @@ class RoleSURW(SURW):
         if len(self.roles) != len(k.threads):
             self.roles = [self._number(function_of(th)) for th in k.threads]
             self.mixed = True
+        for _, child in births:
+            assert self.kin is not None
+            origin = self.kin.origins[child]
+            if self.unborn.pop(origin, -1) >= 0:
+                for descendant in self.line[origin]:
+                    if descendant in self.unborn:
+                        self.unborn[descendant] = child
         return births
+
+    def inherited(self, parent: int, child: int) -> bool:
+        """See SURW."""
+        if not self.mixed:
+            return super().inherited(parent, child)
+        assert self.kin is not None
+        origin = self.kin.origins[child]
+        if self.heir < 0 or origin < 0:
+            return False
+        if origin == self.heir:
+            self.heir = -1
+            return True
+        return self.heir in self.line[origin]
 
     def _number(self, function: str) -> int:
         return self.numbers.setdefault(function, len(self.numbers))
 
     def intend(self, k: Kernel, coming: list[int]) -> int:
         """See SURW."""
-        roles = self.roles
+        self.heir = -1
         if not self.mixed:
             return super().intend(k, coming)
-        by_role: dict[int, list[int]] = {}
+        roles = self.roles
+        weights = self.weights
+        own = self.own
+        may = set(coming)
+        #: What threads are to do themselves.
+        left = {t: weights[t] for t in coming}
+        by_role: dict[int, list[tuple[int, int, int]]] = {}
+        for origin, t in self.unborn.items():
+            if own[origin] and t in may:
+                left[t] -= own[origin]
+                by_role.setdefault(self.of_origin[origin], []).append((own[origin], t, origin))
         for t in coming:
-            if self.weights[t] > 0 or self.kinds[k.pend[t]] == _CHOSEN:  # type: ignore[index]
-                by_role.setdefault(roles[t], []).append(t)
-        return super().intend(k, list(by_role.values())[self.below(len(by_role))])
+            weight = left[t]
+            if weight < 1:
+                weight = int(self.kinds[k.pend[t]] == _CHOSEN)  # type: ignore[index]
+            if weight:
+                by_role.setdefault(roles[t], []).append((weight, t, -1))
+        if not by_role:
+            return super().intend(k, coming)
+        among = list(by_role.values())[self.below(len(by_role))]
+        lot = self.below(sum(weight for weight, _, _ in among))
+        at = 0
+        while (lot := lot - among[at][0]) >= 0:
+            at += 1
+        _, t, self.heir = among[at]
+        return t

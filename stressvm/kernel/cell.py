@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from stressvm.kernel.object import KernelObject
+from stressvm.kernel.op import READ, WRITE
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -46,16 +47,18 @@ class Cell(KernelObject, Generic[T]):
         k: the kernel.
         value: at the start.
         name: as reports show it.
+        benign: why its unordered uses are no bug, if the code that is modelled relies on them; "" if they are one.
     """
 
-    __slots__ = ("ops", "value")
+    __slots__ = ("benign", "ops", "value")
 
     TYPE = "cell"
 
-    def __init__(self, k: Kernel, value: T, name: str | None = None) -> None:
+    def __init__(self, k: Kernel, value: T, name: str | None = None, benign: str = "") -> None:
         self.k = k
         self.ident, self.ops = k.adopt(self, self.TYPE, name, _make_ops)
         self.value = value
+        self.benign = benign
 
     async def load(self) -> T:
         """Read it."""
@@ -82,14 +85,16 @@ class Cell(KernelObject, Generic[T]):
 
     def peek(self) -> T:
         """Read it within the current step: for code under the lock that protects it, and for predicates."""
-        if self.k.touched is not None:
-            self.k.touch(self.ident.number, write=False)
+        k = self.k
+        if k.cur >= 0:
+            k.touched.append((len(k.trace), k.cur, self.ident.number, READ))
         return self.value
 
     def poke(self, value: T) -> None:
         """Write it within the current step: for code under the lock that protects it."""
-        if self.k.touched is not None:
-            self.k.touch(self.ident.number, write=True)
+        k = self.k
+        if k.cur >= 0:
+            k.touched.append((len(k.trace), k.cur, self.ident.number, WRITE))
         self.value = value
 
 

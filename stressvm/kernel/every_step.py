@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EveryStepKernel(Kernel):
-    """See the module. Its `touched` is filled.
+    """See the module.
 
     Attributes:
         told_time: a thread has asked for the time under ANYTIME, where no step can be told to have changed it.
@@ -27,7 +27,6 @@ class EveryStepKernel(Kernel):
     def reset(self, strategy: Strategy) -> None:
         """See Kernel."""
         super().reset(strategy)
-        self.touched = []
         self.told_time = False
 
     def away(self, op: Op) -> bool:

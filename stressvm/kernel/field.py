@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stressvm.kernel.object import KernelObject
+from stressvm.kernel.op import READ, WRITE
 
 if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
@@ -28,7 +29,7 @@ class Field(KernelObject):
         benign: why its unordered uses are no bug, if the code that is modelled relies on them; "" if they are one.
     """
 
-    __slots__ = ("benign",)
+    __slots__ = ("benign", "changed", "looked")
 
     TYPE = "field"
 
@@ -36,11 +37,26 @@ class Field(KernelObject):
         self.k = k
         self.ident, _ = k.adopt(self, self.TYPE, name, _make_ops)
         self.benign = benign
+        #: Where it was last said to be read, and changed: to say so again within a step would tell nothing.
+        self.looked = self.changed = -1
 
     def read(self) -> None:
         """The current step reads it. No switch; may be called while the world is built, where it means nothing."""
-        self.k.touch(self.ident.number, write=False)
+        k = self.k
+        if k.cur >= 0:
+            at = len(k.trace)
+            here = (at << 40) + (len(k.asides) << 16) + k.cur
+            if here != self.looked:
+                self.looked = here
+                if here != self.changed:
+                    k.touched.append((at, k.cur, self.ident.number, READ))
 
     def write(self) -> None:
         """The current step changes it. As `read`."""
-        self.k.touch(self.ident.number, write=True)
+        k = self.k
+        if k.cur >= 0:
+            at = len(k.trace)
+            here = (at << 40) + (len(k.asides) << 16) + k.cur
+            if here != self.changed:
+                self.changed = here
+                k.touched.append((at, k.cur, self.ident.number, WRITE))

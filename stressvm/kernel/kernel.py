@@ -91,11 +91,13 @@ class Trouble:
 class Kernel:
     """A small kernel for one execution at a time; what a scenario gets as its first argument.
 
-    Scenarios use: `spawn`, `join`, `yield_`, `delay`, `choose`, `record`, `progress`, `psignal`, `now`, `hz`.
+    Scenarios use: `spawn`, `join`, `yield_`, `delay`, `choose`, `record`, `progress`, `psignal`, `take_signal`,
+    `now`, `hz`.
     """
 
     __slots__ = (
         "alive",
+        "asides",
         "atomic",
         "baton",
         "cache",
@@ -156,9 +158,10 @@ class Kernel:
         self.cur = -1
         self.alive = 0
         self.over = True
-        #: What steps access beyond what their operations say, as (length of the trace, thread, number, READ or WRITE);
-        #: None unless somebody wants to know (see every_step.py).
-        self.touched: list[tuple[int, int, int, bool]] | None = None
+        #: What steps access beyond what their operations say, as (length of the trace, thread, number, READ or WRITE).
+        self.touched: list[tuple[int, int, int, bool]] = []
+        #: Ranges of `touched` that are the looks of predicates, which are no code of the program's.
+        self.asides: list[tuple[int, int]] = []
         #: Counts executions, for whoever wants to know whether it is still the same one.
         self.serial = 0
 
@@ -185,6 +188,8 @@ class Kernel:
         self.daemons: list[Thread] = []
         self.pend: list[Op | None] = []
         self.trace = []
+        self.touched = []
+        self.asides = []
         self.picks: list[int] = []
         self.timers: dict[int, int] = {}
         self.objects = []
@@ -344,8 +349,7 @@ class Kernel:
         me = self.cur
         th = self.threads[me]
         self.timers[me] = self.clock + ticks
-        if self.touched is not None:
-            self._touch_fires(th, write=True)
+        self._touch_fires(th, write=True)
         if self.timers_mode is Timers.ANYTIME and th.fires < FIRES_MAX:
             self.enabled |= 1 << me
 
@@ -356,8 +360,7 @@ class Kernel:
         self.clock = max(self.clock, when)
         th = self.threads[me]
         th.fires += 1
-        if self.touched is not None:
-            self._touch_fires(th, write=True)
+        self._touch_fires(th, write=True)
         self.fired += 1
         self.enabled |= 1 << me
 
@@ -390,7 +393,7 @@ class Kernel:
         objects = self.objects
         n = len(objects)
         objects.append(obj)
-        if self.touched is not None:
+        if self.cur >= 0:
             self.touch(OBJECTS, write=True)
         cache = self.cache
         if n < len(cache):
@@ -431,10 +434,10 @@ class Kernel:
         """The current step also accesses that: an object, by its number, or what else is numbered in op.py.
 
         For what is used in a step of another object's operation, and not protected by a lock that every user holds: a
-        cell that some look at under a lock and others without, say. It is for whoever wants to know which steps could
-        change places; so it costs next to nothing, unless somebody does.
+        cell that some look at under a lock and others without, say. It tells which steps could change places, and which
+        races there are. While the world is built, or is at rest, it does nothing.
         """
-        if self.touched is not None and self.cur >= 0:
+        if self.cur >= 0:
             self.touched.append((len(self.trace), self.cur, number, write))
 
     def cover(self, op: Op) -> Op:
@@ -524,7 +527,7 @@ class Kernel:
         op = self.join_ops.get(thread.number)
         if op is None or op.obj.name != thread.name:
             end = ((end_of(thread.number), READ),)
-            op = Op("join", ObjectId(-1, "thread", thread.name), (), 0, needs=ENDED, beside=end)
+            op = self.cover(Op("join", ObjectId(-1, "thread", thread.name), (), self.capacity, needs=ENDED, beside=end))
             self.join_ops[thread.number] = op
         if self.away(op):
             await self.baton
@@ -546,8 +549,7 @@ class Kernel:
         me = self.cur
         self.timers[me] = self.clock + ticks
         th = self.threads[me]
-        if self.touched is not None:
-            self._touch_fires(th, write=True)
+        self._touch_fires(th, write=True)
         if self.timers_mode is not Timers.ANYTIME or (th.daemon and th.fires >= FIRES_MAX):
             self.enabled &= ~(1 << me)
         if self.away(self.delay_op):
@@ -588,8 +590,7 @@ class Kernel:
             th.fires = 0
             if not th.daemon:
                 for other in self.daemons:
-                    if self.touched is not None:
-                        self._touch_fires(other, write=False)
+                    self._touch_fires(other, write=False)
                     if other.fires:
                         other.fires = 0
                         if self.timers_mode is Timers.ANYTIME and other.number in self.timers:
@@ -604,12 +605,18 @@ class Kernel:
             raise Over
         self.trace.append((self.cur, self.signal_op, thread.number))
         sleep = thread.sleep
-        if self.touched is not None:
-            self.touch(signals_of(thread.number), write=True)
+        self.touch(signals_of(thread.number), write=True)
         if sleep is not None and sleep.interruptible:
             sleep.queue.interrupt(thread)
         else:
             thread.signal = True
+
+    def take_signal(self) -> bool:
+        """Take the signal that is pending for the current thread; was there one? It belongs to the step it is in."""
+        th = self.threads[self.cur]
+        self.touch(signals_of(th.number), write=True)
+        signal, th.signal = th.signal, False
+        return signal
 
     def may_sleep(self, what: str) -> None:
         """Panic where the current thread must not sleep: an interrupt handler, or a spin mutex held."""

@@ -16,6 +16,8 @@ class KernelObject:
 
     k: Kernel
     ident: ObjectId
+    #: Of plain data: why its unordered uses are no bug; "" if they are one.
+    benign: str = ""
 
     def holders(self) -> list[int]:
         """The numbers of the threads that hold it and could let others have it; empty for what is not held."""

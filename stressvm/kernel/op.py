@@ -93,7 +93,10 @@ class Op:
         needs: what its object must offer for it to be possible, if nobody else asks; 0: it always is, or another thread's
             step makes it so.
         mark: an integer for its kind, the same everywhere, with room below for the number of a thread.
+        marks: `mark` with each thread's number, last that of none (-1); if it only reads, with the number of what it reads,
+            and room for a count.
         sole: if it writes one thing and touches nothing else, the number of that; else None.
+        only: if it reads one thing and touches nothing else, the number of that; else None.
         events: `events[t]` is the event `(t, op, None)` of thread number t.
     """
 
@@ -104,8 +107,10 @@ class Op:
         "footprint",
         "kind",
         "mark",
+        "marks",
         "needs",
         "obj",
+        "only",
         "sole",
         "touches",
         "writes",
@@ -134,13 +139,26 @@ class Op:
         self.needs = needs
         self.mark = zlib.crc32(kind.encode()) << 24
         self.sole: int | None = None
-        if len(self.footprint) == 1 and self.footprint[0][1]:
-            self.sole = self.footprint[0][0]
-        self.events: list[Event] = [(t, self, None) for t in range(threads)]
+        self.only: int | None = None
+        if len(self.footprint) == 1:
+            number, write = self.footprint[0]
+            if write:
+                self.sole = number
+            else:
+                self.only = number
+        self.events: list[Event] = []
+        self.marks = [self._mark_of(-1)]
+        self.cover(threads)
 
     def cover(self, threads: int) -> None:
         """Have events for at least that many threads."""
-        self.events.extend((t, self, None) for t in range(len(self.events), threads))
+        more = range(len(self.events), threads)
+        self.events.extend((t, self, None) for t in more)
+        self.marks[-1:-1] = [self._mark_of(t) for t in more]
+
+    def _mark_of(self, t: int) -> int:
+        mark = self.mark + t
+        return mark if self.only is None else (mark << 24 | self.only & 0xFFFFFF) << 24
 
     def __repr__(self) -> str:
         """As a report writes it."""

@@ -29,12 +29,17 @@ def _holds(until: Callable[[], bool] | None, queue: WaitQueue) -> bool | None:
     """Is what a sleeper waits for there? None if it gave no predicate. UsageError if the predicate fails."""
     if until is None:
         return None
+    k = queue.k
+    mark = len(k.touched)
     try:
-        return bool(until())
+        held = bool(until())
     except Exception as exc:
         error = UsageError(f"a predicate (until) of a sleep on {queue.ident.name} raised {type(exc).__name__}: {exc}")
-        queue.k.abort(error)
+        k.abort(error)
         raise error from exc
+    if len(k.touched) > mark:
+        k.asides.append((mark, len(k.touched)))
+    return held
 
 
 class QueueOps:
@@ -92,7 +97,7 @@ class WaitQueue(KernelObject):
         if k.away(self.ops.sleep(interlock)):
             await k.baton
         self._admit(interlock)
-        if interruptible and k.touched is not None:
+        if interruptible:
             k.touch(signals_of(me), write=True)
         if interruptible and th.signal:
             # A signal posted earlier: no sleep at all, the interlock stays held.
@@ -132,7 +137,7 @@ class WaitQueue(KernelObject):
         sleep = th.sleep
         assert sleep is not None
         k.timer_fired()
-        if sleep.interruptible and k.touched is not None:
+        if sleep.interruptible:
             k.touch(signals_of(me), write=True)
         self.waiters.remove(me)
         # Was what it waited for there all the time? Only this moment can tell; what it means is for the checks.
@@ -179,7 +184,7 @@ class WaitQueue(KernelObject):
         th = k.threads[t]
         sleep = th.sleep
         assert sleep is not None
-        if sleep.interruptible and k.touched is not None:
+        if sleep.interruptible:
             k.touch(signals_of(t), write=True)
         self.waiters.remove(t)
         th.wake = how

@@ -82,13 +82,15 @@ class Progress:
         self.stream.flush()
 
     def line(self, result: Result, left: float | None) -> str:
-        """`[2/11] name: 12.3k executions, 24.1k/s, 9.1k distinct, 0 findings, 41 s left`."""
+        """`[2/11] name: 12.3k executions, 24.1k/s, 9.1k distinct, 12.0% unseen, space about 10^12, 0 findings, 41 s left`."""
         rate = result.executions / result.seconds if result.seconds > 0 else 0.0
         about = "~" if result.seen.sampled else ""
         parts = [
             f"[{self.number}/{self.total}] {self.name}: {compact(result.executions)} executions",
             f"{compact(rate)}/s",
             f"{about}{compact(result.seen.distinct)} distinct",
+            f"{result.seen.unseen_mass:.1%} unseen",
+            *result.coverage.words(),
             f"{self.findings + len(result.findings)} findings",
         ]
         if left is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stressvm.check.verdict import KINDS
+from stressvm.report.facts import avoided, led_to, missed, processes, woken
 from stressvm.report.lane import describe, one_line, swim_lane
 
 if TYPE_CHECKING:
@@ -12,17 +13,19 @@ if TYPE_CHECKING:
 
     from stressvm.explore.execution import Recording
     from stressvm.explore.flips import Flip
+    from stressvm.explore.turning import Turning
 
 
 #: Steps of an execution that an explanation shows; of a longer one, the middle is left out.
 STEPS_SHOWN: Final = 180
 
 
-def explain(recording: Recording, flips: Sequence[Flip], *, width: int = 100) -> str:
+def explain(recording: Recording, flips: Sequence[Flip], *, width: int = 100, turning: Turning | None = None) -> str:
     """The whole explanation, as text."""
-    parts = [headline(recording), how(recording, width=width), who(recording)]
+    parts = [headline(recording), how(recording, width=width), where(recording), processes(recording), who(recording)]
     if recording.verdict is not None:
-        parts.append(what_matters(recording, flips))
+        parts += [missed(recording), led_to(recording), what_matters(recording, flips), avoided(recording, turning)]
+    parts.append(woken(recording))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -34,7 +37,13 @@ def headline(recording: Recording) -> str:
     title = f"{scenario.name}({given})" if given else scenario.name
     if verdict is None:
         return f"{title}: clean, {len(recording.records)} steps"
-    return f"{verdict.kind} in {title}  [{verdict.fingerprint}]\n  {verdict.text}\n  ({verdict.kind}: {KINDS[verdict.kind]})"
+    lines = [
+        f"{verdict.kind} in {title}  [{verdict.fingerprint}]",
+        f"  {verdict.text}",
+        f"  ({verdict.kind}: {KINDS[verdict.kind]})",
+    ]
+    lines += [f"  it also shows: {other.kind}  [{other.fingerprint}]  {other.text}" for other in verdict.also]
+    return "\n".join(lines)
 
 
 def how(recording: Recording, *, width: int) -> str:
@@ -43,6 +52,19 @@ def how(recording: Recording, *, width: int) -> str:
     counted = f"{_many(recording.preemptions, 'preemption')}, {_many(switches, 'decision')} against the default"
     lane = "\n".join(f"  {line}" for line in swim_lane(recording, width=width - 2, limit=STEPS_SHOWN).splitlines())
     return f"What happened ({_many(len(recording.records), 'step')}, {counted}):\n{lane}\n  in short: {one_line(recording)}"
+
+
+def where(recording: Recording) -> str:
+    """The user's lines of the stack at each step that the verdict is about, innermost last; "" if it names none."""
+    places = recording.shown()
+    if not places:
+        return ""
+    names = recording.names()
+    lines = ["Where it is:"]
+    for place in places:
+        lines.append(f"  step {place.step}: {names[place.thread]}, {place.what}")
+        lines.extend(f"    {frame}" for frame in place.stack if not frame.ours)
+    return "\n".join(lines)
 
 
 def who(recording: Recording) -> str:

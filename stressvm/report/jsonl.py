@@ -13,6 +13,7 @@ import structlog
 
 from stressvm._version import __version__
 from stressvm.kernel.errors import UsageError
+from stressvm.report.facts import post_mortem_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,31 @@ def write_execution(file: BinaryIO, recording: Recording, blob: str) -> None:
         fingerprint=verdict.fingerprint if verdict is not None else None,
         digest=recording.digests[-1],
         threads=[thread_facts(recording, number) for number in range(len(recording.threads))],
+        places=place_facts(recording),
+        also=also_facts(recording),
+        **post_mortem_facts(recording),
     )
+
+
+def place_facts(recording: Recording) -> list[dict[str, Any]]:
+    """Where threads were at the steps that the verdict names, in plain values."""
+    names = recording.names()
+    return [
+        {
+            "step": place.step,
+            "thread": names[place.thread],
+            "what": place.what,
+            "stack": [str(frame) for frame in place.stack if not frame.ours],
+        }
+        for place in recording.shown()
+    ]
+
+
+def also_facts(recording: Recording) -> list[dict[str, Any]]:
+    """Other bugs that the execution shows, in plain values."""
+    verdict = recording.verdict
+    others = verdict.also if verdict is not None else ()
+    return [{"kind": other.kind, "text": other.text, "fingerprint": other.fingerprint} for other in others]
 
 
 def thread_facts(recording: Recording, number: int) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def test_the_table_names_programs_strategies_and_the_best_published_figure(tmp_p
         (("strategies", "--seeds", "0"), "--seeds: '0' is not a whole number from 1"),
         (("strategies", "--jobs", "none"), "--jobs: 'none' is not a whole number from 1, or auto"),
         (("strategies", "--resume", "nowhere"), "nowhere: nothing to go on with"),
-        (("engine", "--seeds", "3"), "--seeds: only bench strategies knows these"),
+        (("defects", "--program", "CS/account"), "--program: an option of bench strategies only"),
+        (("engine", "--seeds", "3"), "--seeds: an option of bench strategies and bench defects only"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, words: tuple[str, ...], fault: str) -> None:

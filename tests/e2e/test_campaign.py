@@ -87,7 +87,7 @@ def told(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def hunt(folder: Path, *words: str, status: int = 1) -> list[dict[str, Any]]:
-    return told(stressvm(folder, "hunt", "own.py", "--format", "json", *words, status=status).lines())
+    return told(stressvm(folder, "hunt", "own.py", "--format", "json", "--afresh", *words, status=status).lines())
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,59 @@ def test_the_result_is_the_same_with_workers_and_in_shards(folder: Path, more: t
     assert told(stressvm(folder, "merge", *folders, "--format", "json", status=1).lines()) == alone
 
 
+#: A tree that falls into pieces, and a bug deep in it.
+DEEP: Final = '''
+from stressvm import Cell, Kernel, Mutex, scenario
+
+
+def world(k: Kernel, last: int) -> None:
+    lock = Mutex(k, "lock")
+    order = []
+
+    async def member(number: int) -> None:
+        for _ in range(4):
+            await lock.lock()
+            order.append(number)
+            await lock.unlock()
+        assert order[-last:] != [0] * last, "all of the first one's are last"
+        assert order[:8] != [2, 1, 2, 1, 2, 1, 2, 1], "in turns"
+
+    for number in range(3):
+        k.spawn(member, number)
+
+
+@scenario(executions=12_000)
+def deep(k: Kernel) -> None:
+    """Two bugs."""
+    world(k, 4)
+
+
+@scenario(executions=2_000)
+def calm(k: Kernel) -> None:
+    """Exhausted, in more than one piece."""
+    lock = Mutex(k, "lock")
+
+    async def member() -> None:
+        for _ in range(3):
+            await lock.lock()
+            await lock.unlock()
+
+    for _ in range(3):
+        k.spawn(member)
+'''
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--keep-going",), ("--keep-going", "--until", "saturated", "--executions", "1700")]
+)
+def test_the_pieces_of_a_search_are_explored_by_workers(tmp_path: Path, more: tuple[str, ...]) -> None:
+    (tmp_path / "own.py").write_text(DEEP, encoding="utf-8")
+    alone = hunt(tmp_path, "--strategy", "dpor", *more)
+    assert hunt(tmp_path, "--strategy", "dpor", "-j", "2", *more) == alone
+    assert hunt(tmp_path, "--strategy", "dpor", "-j", "3", *more) == alone
+    assert [one["executions"] for one in alone if one["name"] == "calm"] == [1680]
+
+
 def started(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     """A hunt with two workers under way, with no terminal."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -135,13 +188,16 @@ CAMPAIGNS: Final = 12 if LONG else 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers as Linux shows them")
+@pytest.mark.parametrize("strategy", ["auto", "dpor"])
 @pytest.mark.parametrize("whom", ["coordinator", "worker"])
-def test_killed_at_any_moment_nothing_recorded_is_lost(folder: Path, whom: str) -> None:
-    more = ("--keep-going", "--executions", "6000")
+def test_killed_at_any_moment_nothing_recorded_is_lost(tmp_path: Path, whom: str, strategy: str) -> None:
+    folder = tmp_path
+    (folder / "own.py").write_text(DEEP if strategy == "dpor" else OWN, encoding="utf-8")
+    more = ("--keep-going", "--executions", "6000", "--strategy", strategy)
     began = time.monotonic()
     alone = hunt(folder, *more)
     takes = time.monotonic() - began
-    moments = random.Random(f"{whom} is killed")
+    moments = random.Random(f"{whom} is killed in {strategy}")
     kills = 0
     for number in range(CAMPAIGNS):
         logs = folder / f"killed-{number}"

@@ -400,8 +400,14 @@ def test_version(tmp_path: Path) -> None:
 
 def test_bench_prints_floors_and_ratios(tmp_path: Path) -> None:
     (engine,) = stressvm(tmp_path, "bench", "engine", "--quick", "--format", "json").lines()
-    assert engine["operations_per_execution"] == 18
-    assert set(engine["executions_per_s"]) >= {"floor", "stepped", "floor-trio", "trio", "pct"}
-    assert engine["stepped_to_floor"] > 0
+    assert engine["operations_per_execution"].items() >= {"p5": 18, "p5c": 36}.items()
+    assert {(row["program"], row["driver"], row["checks"]) for row in engine["rows"]} == {
+        (program, driver, checks)
+        for program in ("p5", "p5c", "p3")
+        for driver in ("stepped", "trio")
+        for checks in ("end", "races", "default")
+    }
+    assert all(row["executions_per_s"] > 0 and row["to_peer"] is None for row in engine["rows"])
+    assert all((row["to_floor"] is not None) == (row["program"] == "p5") for row in engine["rows"])
     (map_,) = stressvm(tmp_path, "bench", "map", "--quick", "--format", "json").lines()
     assert {row["entries"] for row in map_["rows"]} == {100, 1_000, 10_000, 100_000}

@@ -297,7 +297,6 @@ class Untouched(DPOR):
     """Without: `Kernel.touch` says what is accessed beyond the operations."""
 
     def account(self, step: Step, k: Kernel) -> None:
-        assert k.touched is not None
         del k.touched[step.mark :]
         super().account(step, k)
 

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stressvm.vm import freebsd
-from stressvm.vm.freebsd import M_NOWAIT, M_WAITOK, M_ZERO
-from stressvm.vm.pages import PageObject, PageQueue, Shortage, Swap, any_pair, no_shortage, nth_allocation
-from stressvm.vm.pmap import FreeBSDPmap
-from tests.freebsd_lone import closing
-from tests.freebsd_memory import LOW, PAGE, RW, LoneMemory, MemoryWorld, R, kernel
-from tests.freebsd_memory_programs import (
+from stressvm.bench.defects.freebsd_memory_programs import (
     cow_in_two_threads,
     cow_on_two_processors,
     fault_and_fork,
@@ -32,6 +26,13 @@ from tests.freebsd_memory_programs import (
     two_faults,
     wire_cow_and_protect,
 )
+from stressvm.bench.defects.freebsd_memory_world import LOW, PAGE, RW, MemoryWorld, R, kernel
+from stressvm.vm import freebsd
+from stressvm.vm.freebsd import M_NOWAIT, M_WAITOK, M_ZERO
+from stressvm.vm.pages import PageObject, PageQueue, Shortage, Swap, any_pair, no_shortage, nth_allocation
+from stressvm.vm.pmap import FreeBSDPmap
+from tests.freebsd_lone import closing
+from tests.freebsd_memory import LoneMemory
 from tests.support import explore, kinds
 
 if TYPE_CHECKING:

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stressvm.vm import freebsd
-from stressvm.vm.freebsd import Fault, LookupFault, MapKind, Search, VmMap13, VmMap2013
-from tests.lone_map import HOLESOK, LOW, PAGE, SYSTEM, USER, pages
-from tests.support import every, explore, kinds
-from tests.wiring import READ, RW, WRITE, Call, World, build, in_some_order, said
-from tests.wiring_programs import (
+from stressvm.bench.defects.freebsd_programs import (
     Present,
     cut_while_one_waits,
     faults_and_remove,
@@ -23,6 +18,12 @@ from tests.wiring_programs import (
     look,
     wire_what_becomes_writable,
 )
+from stressvm.bench.defects.freebsd_world import READ, RW, WRITE, Call, World, build
+from stressvm.vm import freebsd
+from stressvm.vm.freebsd import Fault, LookupFault, MapKind, Search, VmMap13, VmMap2013
+from tests.lone_map import HOLESOK, LOW, PAGE, SYSTEM, USER, pages
+from tests.support import every, explore, kinds
+from tests.wiring import in_some_order, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,18 +5,33 @@ A defect overrides one step; the table at the end says which verdict or invarian
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from stressvm import Kernel, Mutex, NetBSDRwLock, Rw, RwLock, Timers
+from stressvm import Kernel, Mutex, NetBSDRwLock, RwLock, Timers
+from stressvm.bench.defects.netbsd_map import (
+    Blocking,
+    CountsAttempts,
+    DropsEarly,
+    EntersBusy,
+    StaleFirstFree,
+    StaleHint,
+    StrangerToItself,
+    WaitsOnce,
+    WaitsUnseeing,
+    WakesOne,
+    locked_by,
+)
+from stressvm.bench.defects.netbsd_map_worlds import opposite, protects, tries, wiring
+from stressvm.bench.defects.netbsd_va import NoRecheck
 from stressvm.vm import netbsd
 from tests.support import Ending, every, explore, kinds, outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stressvm.vm.netbsd import MapEntry, VmMap
+    from stressvm.vm.netbsd import VmMap
 
     Build = Callable[[Kernel], None]
 
@@ -33,40 +48,7 @@ def texts(endings: list[Ending], kind: str) -> set[str]:
     return {ending.text.partition(" (in ")[0] for ending in endings if ending.kind == kind}
 
 
-def locked_by(lock: type[netbsd.VmMapLock]) -> type[VmMap]:
-    """A map with that lock."""
-
-    class Map(netbsd.VmMap):
-        def make_lock(self) -> netbsd.MapLock:
-            return lock(self.k, self.name, self.check)
-
-    return Map
-
-
 # ---------------------------------------------------------------- wiring against a writer
-
-
-def wiring(
-    writer: Callable[[VmMap], Any], *, fault: type[netbsd.UvmFault] | None = None, cls: type[VmMap] = netbsd.VmMap
-) -> Build:
-    """One thread wires two pages, the second of which fails if `fault` is None; another does what `writer` says."""
-
-    def build(k: Kernel) -> None:
-        faults = fault() if fault is not None else netbsd.FailingFault([LOW + PAGE])
-        kmap = netbsd.setup(k, 4, flags=PAGEABLE, options=DIAGNOSTIC, fault=faults, min_offset=LOW, cls=cls)
-        kmap.fill(2)
-
-        async def wires() -> None:
-            error = await netbsd.uvm_map_pageable(kmap, LOW, LOW + 2 * PAGE, new_pageable=False)
-            k.record(did=error)
-
-        async def writes() -> None:
-            k.record(did=await writer(kmap))
-
-        k.spawn(wires, name="wires")
-        k.spawn(writes, name="writes")
-
-    return build
 
 
 async def unmaps(kmap: VmMap) -> str:
@@ -79,18 +61,6 @@ async def unmaps(kmap: VmMap) -> str:
     dead = await kmap.remove(LOW, LOW + PAGE)
     await kmap.finish_unmap(dead)
     return "wired" if counted else "unwired"
-
-
-async def protects(kmap: VmMap) -> str:
-    assert await netbsd.uvm_map_protect(kmap, LOW, LOW + PAGE, READ) == 0
-    return "protected"
-
-
-async def tries(kmap: VmMap) -> str:
-    got = await kmap.lock.lock_try()
-    if got:
-        await kmap.lock.unlock()
-    return "got" if got else "refused"
 
 
 def test_a_writer_waits_until_the_pages_are_in_or_all_is_undone() -> None:
@@ -175,33 +145,6 @@ def test_wirefuture_wires_while_others_unmap_and_nothing_is_stale() -> None:
 # ---------------------------------------------------------------- two maps
 
 
-def opposite(cls: type[VmMap], flags: int = 0) -> Build:
-    """Two threads extract a page each, in opposite directions."""
-
-    def build(k: Kernel) -> None:
-        left = netbsd.setup(k, 4, name="left", cls=cls, options=DIAGNOSTIC)
-        right = netbsd.setup(k, 4, name="right", cls=cls, options=DIAGNOSTIC, min_offset=0xD000_0000)
-        left.fill(1)
-        right.fill(1)
-
-        async def moves(src: VmMap, dst: VmMap) -> None:
-            error, va = await netbsd.uvm_map_extract(src, src.min_offset, PAGE, dst, flags=flags)
-            k.record(did=(error, (va - dst.min_offset) // PAGE))
-
-        k.spawn(moves, left, right, name="to_right")
-        k.spawn(moves, right, left, name="to_left")
-
-    return build
-
-
-class Blocking(netbsd.VmMap):
-    """An extraction that waits for its destination."""
-
-    async def try_destination(self, dst: VmMap) -> bool:
-        await dst.lock.lock()
-        return True
-
-
 @pytest.mark.parametrize("flags", [0, REMOVE])
 def test_extractions_in_opposite_directions_both_arrive(flags: int) -> None:
     endings = explore(opposite(netbsd.VmMap, flags), 2_000)
@@ -250,15 +193,6 @@ def silent(how: str, cls: type[VmMap] = netbsd.VmMap) -> Build:
     return build
 
 
-class NoRecheck(netbsd.VmMap):
-    """The wait for addresses without its second."""
-
-    async def sleep_for_va(self, hint: int, size: int, align: int, flags: int) -> None:
-        await self.lock.cv.wait(
-            self.lock.misc_lock, wmesg="addresses", until=lambda: self.room_for(hint, size, align, flags)
-        )
-
-
 @pytest.mark.parametrize("how", ["replace", "extract"])
 def test_who_waits_for_what_is_freed_silently_is_saved_by_his_second(how: str) -> None:
     healed = every(silent(how))
@@ -269,77 +203,6 @@ def test_who_waits_for_what_is_freed_silently_is_saved_by_his_second(how: str) -
 
 
 # ---------------------------------------------------------------- defects
-
-
-class EntersBusy(netbsd.VmMapLock):
-    """A try that does not look at the busy mark."""
-
-    def refuses_try(self) -> bool:
-        return False
-
-
-class WaitsUnseeing(netbsd.VmMapLock):
-    """Waits for the mark to go without looking again once misc_lock is held."""
-
-    async def wait_while_busy(self) -> None:
-        await self.rw.exit()
-        await self.misc_lock.lock()
-        await self.cv.wait(
-            self.misc_lock,
-            wmesg="busy map",
-            until=lambda: self.busy_thread < 0,
-            holder=lambda: self.busy_thread,
-        )
-        await self.misc_lock.unlock()
-
-
-class WaitsOnce(netbsd.VmMapLock):
-    """Takes it that the mark is gone once it has waited."""
-
-    async def lock(self) -> None:
-        await self.rw.enter(Rw.WRITER)
-        if self.busy_by_other():
-            await self.wait_while_busy()
-            await self.rw.enter(Rw.WRITER)
-        self.moved()
-        self.on_acquire()
-
-
-class StrangerToItself(netbsd.VmMapLock):
-    """The one who marked the map waits for the mark to go, too."""
-
-    async def lock(self) -> None:
-        while True:
-            await self.rw.enter(Rw.WRITER)
-            if self.busy_thread < 0:
-                break
-            await self.misc_lock.lock()
-            await self.rw.exit()
-            if self.busy_thread >= 0:
-                await self.cv.wait(self.misc_lock, wmesg="busy map", holder=lambda: self.busy_thread)
-            await self.misc_lock.unlock()
-        self.moved()
-        self.on_acquire()
-
-
-class CountsAttempts(netbsd.VmMapLock):
-    """The timestamp moves before anybody has looked at the mark."""
-
-    async def lock(self) -> None:
-        while True:
-            await self.rw.enter(Rw.WRITER)
-            self.moved()
-            if not self.busy_by_other():
-                break
-            await self.wait_while_busy()
-        self.on_acquire()
-
-
-class WakesOne(netbsd.VmMapLock):
-    """Unbusy wakes one sleeper, which may be one that waits for addresses."""
-
-    async def wake_busy_waiters(self) -> None:
-        await self.cv.signal()
 
 
 def test_15_a_try_that_ignores_the_busy_mark() -> None:
@@ -409,15 +272,6 @@ def test_20_unbusy_that_wakes_one() -> None:
     assert "lost-wakeup" in found
 
 
-class DropsEarly(netbsd.VmMap):
-    """What was unmapped is let go of with the map still locked."""
-
-    async def finish_unmap(self, dead: list[MapEntry]) -> None:
-        for entry in dead:
-            await self.detach(entry)
-        await self.lock.unlock()
-
-
 @pytest.mark.parametrize(("cls", "bad"), [(netbsd.VmMap, set()), (DropsEarly, {"deadlock"})])
 def test_26_letting_go_with_the_map_locked(cls: type[VmMap], bad: set[str]) -> None:
     """The last reference wants a lock whose holder wants the map."""
@@ -449,20 +303,6 @@ def test_26_letting_go_with_the_map_locked(cls: type[VmMap], bad: set[str]) -> N
 
 def test_27_is_the_extraction_that_waits() -> None:
     assert "deadlock" in kinds(explore(opposite(Blocking, REMOVE), 500))
-
-
-class StaleHint(netbsd.VmMap):
-    """What leaves the map stays its hint."""
-
-    def forget_hint(self, entry: MapEntry) -> None:
-        """Nothing."""
-
-
-class StaleFirstFree(netbsd.VmMap):
-    """What leaves the map stays its first free entry."""
-
-    def repair_first_free(self, entry: MapEntry | None) -> None:
-        """Nothing."""
 
 
 @pytest.mark.parametrize(("cls", "name"), [(StaleHint, "G7 hint"), (StaleFirstFree, "G6 first_free")])

@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from stressvm.bench.defects.entry_lists import (
+    DeleteForgetsTheGapUnderATower,
+    DeleteForgetsTheLanes,
+    ResizeForgetsTheGap,
+    TowersLookAtOneGap,
+)
 from stressvm.vm.entry import Entry, EntryError
 from stressvm.vm.skiplist import EntryList
 
@@ -51,13 +57,6 @@ class MergeForgetsTheGap(EntryList[Entry]):
         left.gap = 0
 
 
-class ResizeForgetsTheGap(EntryList[Entry]):
-    """Nothing is recorded."""
-
-    def _set_gap(self, entry: Entry, gap: int) -> None:
-        pass
-
-
 class ResizeForgetsTheLanes(EntryList[Entry]):
     """It is recorded at the entry only."""
 
@@ -70,20 +69,6 @@ class ResizeForgetsTheKey(EntryList[Entry]):
 
     def _set_start(self, entry: Entry, start: int) -> None:
         entry.start = start
-
-
-class DeleteForgetsTheLanes(EntryList[Entry]):
-    """No annotation is raised."""
-
-    def _grown(self, lane: Lane[Entry], gap: int) -> None:
-        pass
-
-
-class DeleteForgetsTheGapUnderATower(EntryList[Entry]):
-    """The links that are joined say what both said, which is less than the gap between them is now."""
-
-    def _raze(self, lane: Lane[Entry] | None, gap: int) -> None:  # noqa: ARG002 - that is the mistake
-        super()._raze(lane, 0)
 
 
 class DeleteLeavesLevels(EntryList[Entry]):
@@ -107,13 +92,6 @@ class InsertForgetsTheGapAfter(EntryList[Entry]):
         gap = prev.gap
         super()._link(entry, prev, lane)
         entry.gap = gap
-
-
-class TowersLookAtOneGap(EntryList[Entry]):
-    """A link is annotated with the first gap in its span instead of the largest."""
-
-    def _widest(self, lane: Lane[Entry]) -> int:
-        return lane.entry.gap if lane.down is None else lane.down.gap
 
 
 class AlignedUpIsNotVerified(EntryList[Entry]):

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from stressvm.explore.random_walk import RandomWalk
-from stressvm.vm import freebsd
-from stressvm.vm.freebsd import Fork, KernelMap13, Kmem13, Kmem2013, VmFault, VmFault2013, VmMap13
-from stressvm.vm.freebsd.vm_fault_lookup import RESTART
-from stressvm.vm.pages import VM_ALLOC_NORMAL, VM_ALLOC_ZERO, PageQueue
-from stressvm.vm.pmap import FreeBSD2013Pmap, FreeBSDPmap
-from tests.freebsd_memory_programs import (
+from stressvm.bench.defects.freebsd_memory import (
+    ComparesTheObjectOnly,
+    GrowsNothing,
+    NeverUnmaps,
+    TrustsTheMap,
+    UnmapsLate,
+    UnwiresLate,
+    UnwiresSecond,
+    WaitsForTheMap,
+)
+from stressvm.bench.defects.freebsd_memory_programs import (
     addresses_wait,
     cow_in_two_threads,
     cow_on_two_processors,
@@ -36,6 +40,12 @@ from tests.freebsd_memory_programs import (
     two_faults,
     wire_cow_and_protect,
 )
+from stressvm.explore.random_walk import RandomWalk
+from stressvm.vm import freebsd
+from stressvm.vm.freebsd import Fork, Kmem13, Kmem2013, VmFault, VmFault2013, VmMap13
+from stressvm.vm.freebsd.vm_fault_lookup import RESTART
+from stressvm.vm.pages import VM_ALLOC_NORMAL, VM_ALLOC_ZERO
+from stressvm.vm.pmap import FreeBSD2013Pmap, FreeBSDPmap
 from tests.support import ending, explore, in_trio, kinds, opened, subject
 
 if TYPE_CHECKING:
@@ -46,49 +56,6 @@ if TYPE_CHECKING:
     from stressvm.vm.pages import Page
 
 # ---------------------------------------------------------------- defects of maps
-
-
-class NeverUnmaps(VmMap13):
-    """Mappings are not removed."""
-
-    async def pmap_remove(self, start: int, end: int) -> None:
-        """Nothing."""
-
-
-class UnmapsLate(VmMap13):
-    """Mappings are removed when the entry is gone and its pages are free. Two methods: it is moved from one to the other."""
-
-    async def pmap_remove(self, start: int, end: int) -> None:
-        """Later."""
-
-    async def vacated(self, start: int, end: int) -> None:
-        await super().vacated(start, end)
-        assert self.pmap is not None
-        await self.pmap.remove(start, end)
-
-
-class UnwiresLate(VmMap13):
-    """Pages are unwired after the mappings are gone, and found by the mappings, as 9.3 finds them."""
-
-    async def unmap(self, entry: VmMapEntry) -> None:
-        assert self.pmap is not None
-        assert self.memory is not None
-        await self.pmap_remove(entry.start, entry.end)
-        for va in range(entry.start, entry.end, freebsd.PAGE_SIZE):
-            pa = await self.pmap.extract(va)
-            if pa:
-                page = next(page for page in self.memory.pages.pages if page.phys_addr == pa)
-                await self.memory.pages.vm_page_unwire(page, PageQueue.ACTIVE)
-
-
-class UnwiresSecond(VmMap13):
-    """The order alone: 13 finds pages by their objects, and its pmap does not mind."""
-
-    async def unmap(self, entry: VmMapEntry) -> None:
-        if self.memory is not None:
-            await self.pmap_remove(entry.start, entry.end)
-            if entry.wired_count:
-                await self.unwire_pages(entry, entry.start, entry.end)
 
 
 class NeverUnwires(VmMap13):
@@ -109,13 +76,6 @@ class CopiesNothing(VmMap13):
     """What the user has wired becomes writable as it is."""
 
     async def copy_wired(self, entry: VmMapEntry, prot: int) -> None:
-        """Nothing."""
-
-
-class GrowsNothing(KernelMap13):
-    """No page tables are made."""
-
-    def grow_kernel(self, end: int) -> None:
         """Nothing."""
 
 
@@ -148,28 +108,6 @@ class RemovesLate(FreeBSDPmap):
 
 
 # ---------------------------------------------------------------- defects of faults
-
-
-class TrustsTheMap(VmFault):
-    """Whether the map has changed is not asked."""
-
-    def map_changed(self, fs: FaultState) -> bool:  # noqa: ARG002 - that is the defect
-        return False
-
-
-class ComparesTheObjectOnly(VmFault):
-    """After another lookup it is enough that it is the same object."""
-
-    def same_place(self, fs: FaultState, pindex: int) -> bool:  # noqa: ARG002 - that is the defect
-        return True
-
-
-class WaitsForTheMap(VmFault):
-    """The map is locked again by waiting for it, with the page busy."""
-
-    async def relock_map(self, fs: FaultState) -> bool:
-        await fs.map.lock.lock_read()
-        return True
 
 
 class WaitsWithTheMap(VmFault):

@@ -36,6 +36,7 @@ WITNESS_SAYS = {
     "twostage_ok": {Rule.DUPLICATE},
     "freebsd13_fork_and_write": {Rule.DUPLICATE},
     "freebsd13_copy_seen": {Rule.DUPLICATE},
+    "it_02_refused_after_transition_ok": {Rule.DUPLICATE},
 }
 
 

@@ -11,16 +11,28 @@ import pytest
 import trio
 
 from stressvm import scenario
+from stressvm.bench.defects.netbsd_memory import (
+    AddressesFirst,
+    AddressesFirstUnseen,
+    AsksCanfailFirst,
+    GoesOn,
+    IgnoresWaiters,
+    LockedWhileWaiting,
+    NeverUpdates,
+    UnwindFreesAPart,
+    UnwindLeaksAddresses,
+    UpdatesLate,
+)
+from stressvm.bench.defects.netbsd_memory_worlds import failing, in_interrupt, must_free, paged_out, same_address
 from stressvm.explore.execution import Subject
 from stressvm.explore.hunt import Result, Settings, hunt_subject
 from stressvm.vm import netbsd
-from stressvm.vm.pages import PageObject, PageQueue, Swap, UvmPages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stressvm import Kernel
-    from stressvm.vm.netbsd import MapEntry, Memory, VmMap
+    from stressvm.vm.netbsd import Memory, VmMap
 
     Build = Callable[[Kernel], None]
 
@@ -63,158 +75,7 @@ def assert_clean(build: Build, **how: object) -> None:
 # ---------------------------------------------------------------- worlds
 
 
-def same_address(memory: type[Memory] = netbsd.Memory, cls: type[VmMap] = netbsd.VmMap, *, version: str = "6") -> Build:
-    """Two threads on two processors want the map's only page, use it and give it back; the pages are enough for both."""
-
-    def build(k: Kernel) -> None:
-        uvm = UvmPages(k, 6, reserve_pagedaemon=0, reserve_kernel=1)
-        kmap = netbsd.setup(k, 1, version=version, memory=memory(uvm), cls=cls)
-
-        async def uses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, PAGE, 0, WIRED | WAITVA)
-            page = await netbsd.kernel_access(kmap, va, netbsd.VM_PROT_WRITE)
-            page.write(f"of {k.cur}")
-            page = await netbsd.kernel_access(kmap, va, netbsd.VM_PROT_READ)
-            assert page.content == f"of {k.cur}", "somebody else writes to wired memory"
-            await netbsd.uvm_km_free(kmap, va, PAGE, WIRED)
-
-        k.spawn(uses, name="uses0")
-        k.spawn(uses, name="uses1")
-
-    return build
-
-
-def failing(memory: type[Memory] = netbsd.Memory, *, more: int = NOWAIT) -> Build:
-    """Two threads that do not wait want two pages each of three; what can be reclaimed is never reclaimed."""
-
-    def build(k: Kernel) -> None:
-        uvm = UvmPages(k, 3 + 1 + 2, reserve_pagedaemon=1, reserve_kernel=1)
-        uvm.fill(PageObject(k, "old", Swap(k, 4)), 2, queue=PageQueue.ACTIVE)
-        kmap = netbsd.setup(k, 8, memory=memory(uvm))
-
-        async def uses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 2 * PAGE, 0, WIRED | WAITVA * (not more & NOWAIT) | more)
-            k.record(va=va)
-            if va:
-                await netbsd.uvm_km_free(kmap, va, 2 * PAGE, WIRED)
-
-        k.spawn(uses, name="uses0")
-        k.spawn(uses, name="uses1")
-
-    return build
-
-
-def must_free(
-    memory: type[Memory] = netbsd.Memory, uvm_class: type[UvmPages] = UvmPages, *, prove: bool = True
-) -> Build:
-    """A thread waits for pages until another has freed some, which locks the map before that; the daemon runs."""
-
-    def build(k: Kernel) -> None:
-        uvm = uvm_class(k, 5, reserve_pagedaemon=0, reserve_kernel=1, prove=prove)
-        kmap = netbsd.setup(k, 8, memory=memory(uvm))
-        uvm.start_daemons()
-
-        async def uses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 3 * PAGE, 0, WIRED | WAITVA)
-            await netbsd.uvm_km_free(kmap, va, 3 * PAGE, WIRED)
-
-        async def one() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 2 * PAGE, 0, WIRED | NOWAIT)
-            window = await netbsd.uvm_km_alloc(kmap, PAGE, 0, VAONLY | WAITVA)
-            if va:
-                await netbsd.uvm_km_free(kmap, va, 2 * PAGE, WIRED)
-            await netbsd.uvm_km_free(kmap, window, PAGE, VAONLY)
-
-        k.spawn(uses, name="uses")
-        k.spawn(one, name="one")
-
-    return build
-
-
-def in_interrupt(memory: type[Memory] = netbsd.Memory) -> Build:
-    """An interrupt handler of 5.2 allocates from an INTRSAFE map, beside a thread that does; nobody may sleep there."""
-
-    def build(k: Kernel) -> None:
-        uvm = UvmPages(k, 2 + 1 + 3, reserve_pagedaemon=1, reserve_kernel=1)
-        uvm.fill(PageObject(k, "old", Swap(k, 4)), 2, queue=PageQueue.ACTIVE)
-        kmap = netbsd.setup(k, 8, version="5.2", flags=netbsd.VM_MAP_INTRSAFE, memory=memory(uvm))
-
-        async def uses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 2 * PAGE, 0, WIRED | NOWAIT | CANFAIL)
-            if va:
-                await netbsd.uvm_km_free(kmap, va, 2 * PAGE, WIRED)
-
-        k.spawn(uses, name="thread")
-        k.spawn(uses, name="intr", interrupt=True)
-
-    return build
-
-
-def paged_out(uvm_class: type[UvmPages] = UvmPages, *, version: str = "6") -> Build:
-    """A range of pageable memory is freed while the daemon may be writing its pages to swap."""
-
-    def build(k: Kernel) -> None:
-        uvm = uvm_class(k, 7, reserve_pagedaemon=0, reserve_kernel=1)
-        swap = Swap(k, 8)
-        memory = netbsd.Memory(uvm, swap=swap)
-        kmap = netbsd.setup(k, 8, flags=netbsd.VM_MAP_PAGEABLE, version=version, memory=memory)
-        uvm.start_daemons()
-
-        async def uses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 4 * PAGE, 0, PAGEABLE | WAITVA)
-            for n in range(4):
-                page = await netbsd.kernel_access(kmap, va + n * PAGE, netbsd.VM_PROT_WRITE)
-                page.write(f"page {n}")
-            page = await netbsd.kernel_access(kmap, va, netbsd.VM_PROT_READ)
-            assert page.content == "page 0", "what was written is not there any more"
-            await netbsd.uvm_km_free(kmap, va, 4 * PAGE, PAGEABLE)
-            assert not swap.contents, "slots are left"
-
-        async def presses() -> None:
-            va = await netbsd.uvm_km_alloc(kmap, 3 * PAGE, 0, WIRED | WAITVA)
-            await netbsd.uvm_km_free(kmap, va, 3 * PAGE, WIRED)
-
-        k.spawn(uses, name="uses")
-        k.spawn(presses, name="presses")
-
-    return build
-
-
 # ---------------------------------------------------------------- mutants
-
-
-class AddressesFirst(netbsd.Memory):
-    """The addresses are free before the pages are."""
-
-    async def free(self, vm_map: VmMap, addr: int, size: int, kind: int) -> None:
-        await self.free_addresses(vm_map, addr, addr + size)
-        await self.free_contents(vm_map, addr, addr + size, kind)
-
-
-class AddressesFirstUnseen(AddressesFirst):
-    """The same, without the check where the addresses are given back: what comes of it is found all the same."""
-
-    def given_back(self, vm_map: VmMap, start: int, end: int) -> None:  # type: ignore[override]
-        """Not looked at."""
-
-
-class UpdatesLate(netbsd.VmMap):
-    """The processors are told when the map has been unlocked."""
-
-    async def update_before_unlock(self) -> None:
-        """Later."""
-
-    async def finish_unmap(self, dead: list[MapEntry]) -> None:
-        await super().finish_unmap(dead)
-        assert self.memory is not None
-        await self.memory.update()
-
-
-class NeverUpdates(netbsd.VmMap):
-    """The processors are not told."""
-
-    async def update_before_unlock(self) -> None:
-        """Never."""
 
 
 class UnwindLeaksPages(netbsd.Memory):
@@ -222,56 +83,6 @@ class UnwindLeaksPages(netbsd.Memory):
 
     async def unwind(self, vm_map: VmMap, va: int, size: int, kind: int) -> None:  # noqa: ARG002 - that is the defect
         await self.free_addresses(vm_map, va, va + size)
-
-
-class UnwindLeaksAddresses(netbsd.Memory):
-    """A call that fails frees its pages, and keeps its addresses."""
-
-    async def unwind(self, vm_map: VmMap, va: int, size: int, kind: int) -> None:
-        await self.free_contents(vm_map, va, va + size, kind)
-
-
-class UnwindFreesAPart(netbsd.Memory):
-    """A call that fails gives back those addresses that have pages."""
-
-    async def unwind(self, vm_map: VmMap, va: int, size: int, kind: int) -> None:
-        there = sum(va <= at < va + size for at in self.ledger.wired)
-        await self.free(vm_map, va, there * PAGE, kind)
-
-
-class AsksCanfailFirst(netbsd.Memory):
-    """CANFAIL is looked at before NOWAIT."""
-
-    async def gives_up(self, flags: int) -> bool:
-        if flags & CANFAIL:
-            return not await self.uvm.uvm_reclaimable()
-        return bool(flags & NOWAIT)
-
-
-class LockedWhileWaiting(netbsd.Memory):
-    """The map is locked while the call gets its pages, and so while it waits for them."""
-
-    async def back(self, vm_map: VmMap, va: int, size: int, flags: int) -> bool:
-        if flags & NOWAIT:
-            return await super().back(vm_map, va, size, flags)
-        await vm_map.lock.lock()
-        done = await super().back(vm_map, va, size, flags)
-        await vm_map.lock.unlock()
-        return done
-
-
-class IgnoresWaiters(UvmPages):
-    """The daemon sleeps whether anybody waits or not."""
-
-    def may_sleep(self) -> bool:
-        return True
-
-
-class GoesOn(UvmPages):
-    """uvm_km_pgremove goes on with the next page after it has waited for a busy one."""
-
-    def after_wait(self, off: int) -> int:
-        return off + PAGE
 
 
 # ---------------------------------------------------------------- claims

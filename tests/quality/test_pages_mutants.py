@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from stressvm import Timers, scenario
+from stressvm.bench.defects.netbsd_memory import DropsTheCount, GoesOn, IgnoresWaiters, WaitsInTwoSteps
 from stressvm.explore.execution import Subject
 from stressvm.explore.hunt import Result, Settings, hunt_subject
 from stressvm.vm import pages
@@ -233,34 +234,11 @@ def map_lock(*, held: bool, by_io: bool = False) -> Build:
 # ---------------------------------------------------------------- NetBSD: mutants
 
 
-class IgnoresWaiters(UvmPages):
-    """The daemon sleeps whether anybody waits or not."""
-
-    def may_sleep(self) -> bool:
-        return True
-
-
-class DropsTheCount(UvmPages):
-    """uvm_wait does not count the waiter."""
-
-    def count_waiter(self) -> None:
-        """Nobody is counted."""
-
-
 class WakesOne(UvmPages):
     """The daemon wakes the first of those who wait."""
 
     async def wake_free_channel(self) -> None:
         await self.free_channel.wakeup_one()
-
-
-class WaitsInTwoSteps(UvmPages):
-    """uvm_wait gives up the lock before it sleeps."""
-
-    async def sleep_for_pages(self, wmesg: str, timo: int) -> None:
-        await self.uvm_fpageqlock.unlock()
-        await self.uvm_fpageqlock.lock()
-        await super().sleep_for_pages(wmesg, timo)
 
 
 class DoneWakesNobody(UvmPages):
@@ -293,13 +271,6 @@ class UnlocksThenSleeps(UvmPages):
         await owner.lock.unlock()
         await owner.lock.lock()
         await super().sleep_on(page, owner, wmesg)
-
-
-class GoesOn(UvmPages):
-    """uvm_km_pgremove goes on with the next page after it has waited for a busy one."""
-
-    def after_wait(self, off: int) -> int:
-        return off + PAGE
 
 
 class NoReserve(UvmPages):

@@ -7,7 +7,6 @@ invariants looking away.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, run_state_machine_as_test
 
+from stressvm.bench.defects.freebsd_space import AlignspaceIsNotVerified, BoundIsForgotten
 from stressvm.stateful import KernelMachine, ProgramFailed
 from stressvm.vm import freebsd, netbsd
 from stressvm.vm.entry import EntryError
@@ -27,7 +27,6 @@ from tests.model.netbsd_rights_machine import NetBSDRightsMachine, first_free_re
 if TYPE_CHECKING:
     from stressvm import Kernel
     from stressvm.stateful import Execution
-    from stressvm.vm.freebsd.vm_map_find import Request
     from stressvm.vm.netbsd.findspace import Found
 
 #: The same examples whatever the profile; what is found is not shrunk.
@@ -173,20 +172,6 @@ def test_netbsd_an_aligned_address_that_is_not_verified() -> None:
         map_class = AlignedIsNotVerified
 
     assert kind(find(Machine)) in ("assertion", "exception", "invariant")
-
-
-class AlignspaceIsNotVerified(freebsd.VmMap13):
-    """FreeBSD: vm_map_alignspace aligns, and does not look for room from there on."""
-
-    def alignspace(self, request: Request, addr: int) -> int | None:
-        return request.aligned(addr)
-
-
-class BoundIsForgotten(freebsd.VmMap13):
-    """FreeBSD: max_addr is compared before the address is aligned, as in 10.4, and not after."""
-
-    def alignspace(self, request: Request, addr: int) -> int | None:
-        return super().alignspace(replace(request, max_addr=0), addr)
 
 
 @pytest.mark.parametrize("planted", [AlignspaceIsNotVerified, BoundIsForgotten])

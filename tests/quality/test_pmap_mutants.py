@@ -13,6 +13,21 @@ import pytest
 import trio
 
 from stressvm import Kernel, Mutex, scenario
+from stressvm.bench.defects.pmap import (
+    BreaksWithoutTelling,
+    ChangesAfterTelling,
+    DoesNotBreak,
+    ForgetsAProcessor,
+    InvalidatesAfterUnlock,
+    PromotesTheUnlike,
+    ReservesNothing,
+    cut,
+    fill,
+    frames,
+    protect,
+    remove,
+    replace,
+)
 from stressvm.explore.execution import Subject
 from stressvm.explore.hunt import Result, Settings, hunt_subject
 from stressvm.vm import pmap
@@ -28,12 +43,6 @@ Build = Callable[[Kernel], None]
 World = Callable[..., Build]
 
 
-def frames(machine: pmap.Machine, count: int) -> list[pmap.Frame]:
-    made = [pmap.Frame(RAM + n * PAGE_SIZE, content=0) for n in range(count)]
-    machine.add_pages(made)
-    return made
-
-
 def kernel_pmap(cls: Any, machine: pmap.Machine) -> Any:
     return cls(
         machine, "kernel", kernel=True, min_address=KERNEL, max_address=KERNEL + NBPDR, kernel_vm_end=KERNEL + NBPDR
@@ -41,123 +50,6 @@ def kernel_pmap(cls: Any, machine: pmap.Machine) -> Any:
 
 
 # ------------------------------------------------------------ worlds
-
-
-def protect(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
-    """A page is made read-only, to be copied; a thread on the other processor goes on writing to it."""
-
-    def build(k: Kernel) -> None:
-        machine = pmap.Machine(k, 2)
-        space = cls(machine, "user")
-        (page,) = frames(machine, 1)
-        space.prefill(USER, [page], RW, W)
-
-        async def copy() -> None:
-            await space.protect(USER, USER + PAGE_SIZE, R)
-            copied = page.content
-            await k.yield_()
-            assert page.content == copied, "a write was lost"
-
-        async def write() -> None:
-            for _ in range(3):
-                got = await space.access(USER, W)
-                if not isinstance(got, pmap.PageFault):
-                    page.content += 1
-
-        k.spawn(copy, name="copy")
-        k.spawn(write, name="write")
-
-    return build
-
-
-def remove(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
-    """Two pages are unmapped, and then one of them is used for something else."""
-
-    def build(k: Kernel) -> None:
-        machine = pmap.Machine(k, 2)
-        space = cls(machine, "user")
-        pages = frames(machine, 2)
-        space.prefill(USER, pages, RW, W)
-
-        async def unmap() -> None:
-            await space.remove(USER, USER + 2 * PAGE_SIZE)
-            machine.assert_page_unused(pages[1])
-
-        async def use() -> None:
-            for number in (1, 0, 1):
-                await space.access(USER + number * PAGE_SIZE, W)
-
-        k.spawn(unmap, name="unmap")
-        k.spawn(use, name="use")
-
-    return build
-
-
-def replace(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
-    """A fault on a copy-on-write page maps the copy; a thread of the same process reads what another has written."""
-
-    def build(k: Kernel) -> None:
-        machine = pmap.Machine(k, 2)
-        space = cls(machine, "user")
-        old, new = frames(machine, 2)
-        space.prefill(USER, [old], R)
-
-        async def fault() -> None:
-            await space.enter(USER, new, RW, W)
-            got = await space.access(USER, W)
-            assert got is new
-
-        async def read() -> None:
-            seen = [await space.access(USER, R) for _ in range(3)]
-            pages = [got for got in seen if not isinstance(got, pmap.PageFault)]
-            assert old not in pages[pages.index(new) :] if new in pages else True
-
-        k.spawn(fault, name="fault")
-        k.spawn(read, name="read")
-
-    return build
-
-
-def cut(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
-    """A superpage is cut while entries of pv lists are short: whether there are enough depends on who comes first."""
-
-    def build(k: Kernel) -> None:
-        machine = pmap.Machine(k, 2, pv_entries_max=NPTEPG)
-        space, other = cls(machine, "user"), cls(machine, "other")
-        pages = frames(machine, NPTEPG + 1)
-        space.prefill(USER, pages[:NPTEPG], R)
-
-        async def unmap() -> None:
-            await space.remove(USER, USER + PAGE_SIZE)
-
-        async def enter() -> None:
-            await other.enter(USER, pages[NPTEPG], R, R)
-
-        k.spawn(unmap, name="unmap")
-        k.spawn(enter, name="enter")
-
-    return build
-
-
-def fill(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
-    """The last page of 512 is mapped while one of the others loses a right."""
-
-    def build(k: Kernel) -> None:
-        machine = pmap.Machine(k, 2)
-        space = cls(machine, "user")
-        pages = frames(machine, NPTEPG)
-        space.prefill(USER, pages[:-1], R | pmap.VM_PROT_EXECUTE)
-
-        async def enter() -> None:
-            await space.enter(USER + NBPDR - PAGE_SIZE, pages[-1], R | pmap.VM_PROT_EXECUTE, R)
-
-        async def restrict() -> None:
-            await space.protect(USER + 7 * PAGE_SIZE, USER + 8 * PAGE_SIZE, R)
-
-        k.spawn(enter, name="enter")
-        k.spawn(restrict, name="restrict")
-
-    return build
 
 
 def buffers(cls: type[pmap.FreeBSDPmap] = pmap.FreeBSDPmap) -> Build:
@@ -402,74 +294,6 @@ def anything_netbsd(cls: type[pmap.NetBSDPmap] = pmap.NetBSDPmap, *, pcid: bool 
 
 
 # ------------------------------------------------------------ mistakes
-
-
-class InvalidatesAfterUnlock(pmap.FreeBSDPmap):
-    """36: the lock is released before the processors are told."""
-
-    async def finish_protection(self, *, anychanged: bool) -> None:
-        await super().finish_protection(anychanged=False)
-        if anychanged:
-            await self.invalidate_all()
-
-    async def finish_removal(self, *, anyvalid: bool, page: int | None) -> None:
-        await super().finish_removal(anyvalid=False, page=page)
-        if anyvalid:
-            await self.invalidate_all()
-
-
-class ForgetsAProcessor(pmap.FreeBSDPmap):
-    """36: the processor with the highest number is not told."""
-
-    def ipi_targets(self) -> list[pmap.Tlb]:
-        return [tlb for tlb in super().ipi_targets() if tlb.cpu != self.machine.ncpu - 1]
-
-
-class ChangesAfterTelling(pmap.FreeBSDPmap):
-    """36: the processors are told first, and then the entries are changed."""
-
-    async def protect_ptes(self, table: pmap.PageTable, vas: list[int], prot: int) -> bool:
-        await self.invalidate_all()
-        await super().protect_ptes(table, vas, prot)
-        return False
-
-    async def clear_ptes(self, table: pmap.PageTable, vas: list[int]) -> list[int]:
-        await self.invalidate_all()
-        return await super().clear_ptes(table, vas)
-
-    async def remove_ptes(self, *args: Any) -> bool:
-        await super().remove_ptes(*args)
-        return False
-
-
-class DoesNotBreak(pmap.FreeBSDPmap):
-    """37: another page is stored over the old one, which is cleared on paper only."""
-
-    async def break_mapping(self, table: pmap.PageTable, va: int) -> int:
-        old = table.entries[self.index_of(va)]
-        self.hand_over(self.machine.md(old), old)
-        return old
-
-
-class BreaksWithoutTelling(pmap.FreeBSDPmap):
-    """37: the old mapping is cleared, but nobody told before the new one is made."""
-
-    async def invalidate_page(self, va: int) -> None:
-        """Nobody."""
-
-
-class ReservesNothing(pmap.FreeBSDPmap):
-    """38: demotion hopes for the best."""
-
-    async def reserve_pv_entries(self, needed: int, lockp: pmap.PvLock) -> None:
-        """There will be some."""
-
-
-class PromotesTheUnlike(pmap.FreeBSDPmap):
-    """38: promotion does not look at the right to execute."""
-
-    def alike(self, pte: int, first: int) -> bool:
-        return super().alike(pte | pmap.PG_NX, first | pmap.PG_NX)
 
 
 class RemovesInSilence(pmap.FreeBSDPmap):

@@ -14,6 +14,7 @@ from stressvm import (
     Atomic,
     Cell,
     CondVar,
+    Field,
     Kernel,
     Mutex,
     NetBSDRwLock,
@@ -25,7 +26,8 @@ from stressvm import (
     Sx,
     Timers,
 )
-from stressvm.check.happens_before import clocks, fingerprint
+from stressvm.check.clocks import clocks
+from stressvm.check.happens_before import fingerprint
 from stressvm.explore.dpor import DPOR
 from stressvm.explore.execution import execute
 from stressvm.explore.random_walk import RandomWalk
@@ -66,7 +68,6 @@ def done(
         async with opened(what.kernel(every_step=True), "stepped") as driver:
             await execute(what, driver, DPOR(), 0)
             k = driver.k
-            assert k.touched is not None
             trace, touched = list(k.trace), {(t, number, write) for _, t, number, write in k.touched}
             driver.unwind()
             return trace, touched
@@ -312,11 +313,56 @@ def test_progress_concerns_daemons_whose_timers_fire_at_any_time() -> None:
     assert done(build)[1] == set()
 
 
-def test_a_plain_kernel_notes_nothing() -> None:
-    k = Kernel()
-    assert k.touched is None
-    k.touch(3, write=True)
-    assert k.touched is None
+@pytest.mark.parametrize("every_step", [False, True])
+def test_every_kernel_notes_what_steps_touch_and_when(*, every_step: bool) -> None:
+    def build(k: Kernel) -> None:
+        cell, field = Cell(k, 0, "cell"), Field(k, "field")
+        cell.poke(1)
+        field.write()
+
+        async def thread() -> None:
+            cell.peek()
+            await k.yield_()
+            field.read()
+            k.touch(7, write=True)
+
+        k.spawn(thread)
+
+    what = subject(build)
+
+    async def main() -> list[tuple[int, int, int, bool]]:
+        async with opened(what.kernel(every_step=every_step), "stepped") as driver:
+            await execute(what, driver, RandomWalk(1), 0)
+            driver.k.touch(8, write=True)
+            return driver.k.touched
+
+    assert in_trio(main) == [(0, 0, 0, READ), (1, 0, 1, READ), (1, 0, 7, WRITE)], (
+        "not while the world is built, nor at rest"
+    )
+
+
+def test_what_predicates_look_at_is_told_apart() -> None:
+    def build(k: Kernel) -> None:
+        m, cv, cell = Mutex(k, "m"), CondVar(k, "cv"), Cell(k, 0, "cell")
+
+        async def thread() -> None:
+            await m.lock()
+            cell.peek()
+            await cv.timedwait(m, 1, until=lambda: bool(cell.peek()))
+            await m.unlock()
+
+        k.spawn(thread)
+
+    what = subject(build)
+
+    async def main() -> tuple[list[int], list[tuple[int, int]]]:
+        async with opened(what.kernel(), "stepped") as driver:
+            await execute(what, driver, RandomWalk(1), 0)
+            return [number for _, _, number, _ in driver.k.touched], driver.k.asides
+
+    touched, asides = in_trio(main)
+    assert touched == [2, 2, 2]
+    assert asides == [(1, 2), (2, 3)]
 
 
 def test_looking_at_a_queue_reads_it() -> None:
@@ -578,7 +624,7 @@ def test_clocks_know_wakeups() -> None:
     trace, _ = done(build)
     found = dict(zip([(t, op.kind) for t, op, _ in trace], clocks(trace), strict=True))
     assert found[1, "yield"] == [0, 1]
-    assert found[1, "signal"] == [2, 2]
+    assert found[1, "signal"] == [0, 2], "that somebody sleeps orders nothing"
     assert found[0, "lock"] == [3, 2], "the one after the wakeup"
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stressvm import Panic, UsageError
+from stressvm.bench.defects.freebsd_memory_world import LOW, PAGE, RW, SYSTEM, R, W, X, swapped
 from stressvm.vm import freebsd
 from stressvm.vm.freebsd import MapKind
 from stressvm.vm.pages import ZEROS, PageQueue
 from stressvm.vm.pmap import FreeBSDPmap
 from tests.freebsd_lone import LoneMap, closing
-from tests.freebsd_memory import LOW, PAGE, RW, SYSTEM, LoneMemory, R, W, X, swapped
+from tests.freebsd_memory import LoneMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

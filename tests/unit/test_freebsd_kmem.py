@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stressvm import Kernel, Panic, UsageError
+from stressvm.bench.defects.freebsd_memory_world import PAGE, RW, R, W, X, kernel
 from stressvm.vm import freebsd, pages
 from stressvm.vm.freebsd import M_EXEC, M_NOWAIT, M_USE_RESERVE, M_WAITOK, M_ZERO, NBPDR
 from stressvm.vm.pages import ZEROS, nth_allocation
 from tests.freebsd_lone import Lone, closing
-from tests.freebsd_memory import PAGE, RW, R, W, X, kernel
 from tests.support import every, kinds
 
 if TYPE_CHECKING:

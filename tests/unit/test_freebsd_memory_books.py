@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stressvm.bench.defects.freebsd_memory_world import LOW, PAGE, MemoryWorld, swapped
 from stressvm.vm import freebsd
 from stressvm.vm.pmap import FreeBSDPmap
 from tests.freebsd_lone import closing
-from tests.freebsd_memory import LOW, PAGE, LoneMemory, MemoryWorld, swapped
+from tests.freebsd_memory import LoneMemory
 from tests.support import explore, kinds
 
 if TYPE_CHECKING:

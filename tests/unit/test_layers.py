@@ -95,6 +95,7 @@ def test_scenarios_import_public_names_only() -> None:
         "stressvm.vm",
         "stressvm.vm.netbsd",
         "stressvm.vm.freebsd",
+        "stressvm.vm.linear",
         "stressvm.vm.pages",
         "stressvm.vm.pmap",
         "stressvm.vm.workload",

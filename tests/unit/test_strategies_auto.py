@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from stressvm import Cell, Kernel, Mutex
-from stressvm.explore.auto import DOUBT, FIRST_SAMPLES, MIX, SMALL, STRETCH_MIN, Auto, share
+from stressvm import Atomic, Cell, Kernel, Mutex
+from stressvm.explore.auto import (
+    DOUBT,
+    EARLY,
+    FEW_RACES,
+    FIRST_SAMPLES,
+    LATE,
+    LATE_AFTER,
+    MIX,
+    SMALL,
+    STRETCH_MIN,
+    Auto,
+    share,
+)
 from stressvm.explore.execution import execute
 from stressvm.explore.hunt import Settings, hunt_subject
 from stressvm.explore.pos import POS
@@ -25,7 +37,7 @@ Picks = tuple[int, ...]
 
 def _stores(threads: int, steps: int) -> Build:
     def build(k: Kernel) -> None:
-        x = Cell(k, 0, "x")
+        x = Atomic(k, 0, "x")
         m = Mutex(k, "m")
 
         async def work() -> None:
@@ -94,13 +106,24 @@ def test_a_small_space_is_searched_to_its_end() -> None:
     build = _stores(2, 1)
     space = _hunt(build, "dpor")
     assert space.exhausted
-    auto = Auto(1)
-    _picks(build, auto, [0])
     met = _hunt(build, "auto")
     assert met.exhausted
     assert met.bounds == ""
     assert met.status == "exhausted"
-    assert met.executions == auto.first + space.executions
+    # The pilot is the search's first execution, which need not be done again.
+    assert met.executions == met.seen.distinct == space.executions
+
+
+def test_a_space_with_more_races_is_sampled_first_and_then_searched_to_its_end() -> None:
+    build = _stores(2, 3)
+    space = _hunt(build, "dpor")
+    auto = Auto(1)
+    _picks(build, auto, [0])
+    auto.plan(FEW_RACES + 1)
+    assert (auto.early, auto.first) == (0, 1 + FIRST_SAMPLES)
+    met = _hunt(build, "auto")
+    assert met.exhausted
+    assert FIRST_SAMPLES < met.executions < FIRST_SAMPLES + space.executions + EARLY
 
 
 def test_where_a_search_cannot_be_relied_on_the_samplers_go_on() -> None:
@@ -125,7 +148,7 @@ def test_where_a_search_cannot_be_relied_on_the_samplers_go_on() -> None:
 
 def test_a_loop_that_a_search_goes_round_for_ever_is_no_livelock() -> None:
     def build(k: Kernel) -> None:
-        flag = Cell(k, 0, "flag")
+        flag = Atomic(k, 0, "flag")
 
         async def waits() -> None:
             while not await flag.load():
@@ -144,11 +167,49 @@ def test_a_loop_that_a_search_goes_round_for_ever_is_no_livelock() -> None:
     assert (sampled.status, sampled.executions) == ("clean", 100)
 
 
-def test_a_space_that_looks_large_is_sampled_only() -> None:
+def test_a_space_that_looks_large_is_sampled_but_for_one_stretch() -> None:
     auto = Auto(1)
     _picks(_stores(6, 6), auto, [0])
     assert auto.size > SMALL
-    assert all(auto.turn(number) == -1 for number in range(10_000))
+    auto.plan(FEW_RACES + 1)
+    turns = {number: turn for number in range(10_000) if (turn := auto.turn(number)) >= 0}
+    assert list(turns.values()) == list(range(LATE))
+    assert list(turns) == list(range(1 + LATE_AFTER, 1 + LATE_AFTER + LATE))
+
+
+def test_few_classes_are_all_seen_however_large_the_tree_looks() -> None:
+    def build(k: Kernel) -> None:
+        m = Mutex(k, "m")
+        own = [Cell(k, 0, f"own{t}") for t in range(4)]
+
+        async def work(mine: Cell[int]) -> None:
+            for _ in range(6):
+                await mine.store(1)
+            await m.lock()
+            await m.unlock()
+
+        for cell in own:
+            k.spawn(work, cell)
+
+    auto = Auto(1)
+    _picks(build, auto, [0])
+    assert auto.size > 1_000_000
+    met = _hunt(build, "auto", 1_000)
+    assert met.exhausted
+    assert met.seen.distinct == 24
+
+
+def test_with_few_races_the_first_numbers_are_the_searchs_and_its_stretches_go_on_from_there() -> None:
+    auto = Auto(1)
+    _picks(_stores(2, 4), auto, [0])
+    auto.plan(FEW_RACES)
+    assert auto.turn(0) == -1
+    assert [auto.turn(number) for number in range(1, 1 + EARLY)] == list(range(EARLY))
+    assert {auto.turn(number) for number in range(1 + EARLY, auto.first)} == {-1}
+    assert auto.first == 1 + EARLY + FIRST_SAMPLES
+    assert auto.turn(auto.first) == EARLY
+    later = [turn for number in range(auto.first, auto.first + 14 * auto.stretch) if (turn := auto.turn(number)) >= 0]
+    assert later == list(range(EARLY, EARLY + 7 * auto.stretch))
 
 
 def test_the_search_has_its_stretches_in_order_and_samples_as_many_numbers() -> None:

@@ -1,5 +1,6 @@
 """FreeBSD's face of the map core: vm_map(9) of versions "13" (13.0) and "2013" (10.4)."""
 
+from stressvm.vm.entry import RangeError
 from stressvm.vm.freebsd.calls import (
     exec_map,
     setup,
@@ -201,6 +202,7 @@ from stressvm.vm.freebsd.vm_map_find import (
     Request,
 )
 from stressvm.vm.freebsd.vm_map_lookup import Found
+from stressvm.vm.freebsd.vm_map_protect import Rights
 from stressvm.vm.freebsd.vm_map_stack import (
     Limits,
 )
@@ -248,6 +250,8 @@ from stressvm.vm.freebsd.vmspace import (
     vmspace_fork,
     vmspace_free,
 )
+from stressvm.vm.leaks import expect_back
+from stressvm.vm.stale import watch_freed
 
 __all__ = [
     "ENOMEM",
@@ -365,7 +369,9 @@ __all__ = [
     "Options",
     "Pager",
     "Pass",
+    "RangeError",
     "Request",
+    "Rights",
     "Search",
     "SplayTree",
     "Sysctl",
@@ -387,6 +393,7 @@ __all__ = [
     "exec_args_kva_lowmem",
     "exec_free_args_kva",
     "exec_map",
+    "expect_back",
     "fork1",
     "kernel_map",
     "kmap_alloc_wait",
@@ -442,4 +449,5 @@ __all__ = [
     "vmspace_alloc",
     "vmspace_fork",
     "vmspace_free",
+    "watch_freed",
 ]

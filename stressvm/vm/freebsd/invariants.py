@@ -107,6 +107,7 @@ def translations(vm_map: MapCore) -> str | None:
     pmap = vm_map.pmap
     if pmap is None or pmap.resident_count > TRANSLATIONS_MAX:
         return None
+    pmap.tables.used(write=False)
     for found in pmap.translations(*vm_map.bounds):
         known, entry = vm_map.entries.lookup(found.va)
         if not known or entry is None or found.va + found.size > entry.end:
@@ -125,6 +126,7 @@ def pages(vm_map: MapCore) -> str | None:
     pmap = vm_map.pmap
     if pmap is None or pmap.resident_count > TRANSLATIONS_MAX:
         return None
+    pmap.tables.used(write=False)
     for found in pmap.translations(*vm_map.bounds):
         known, entry = vm_map.entries.lookup(found.va)
         if not known or entry is None or entry.object is None:

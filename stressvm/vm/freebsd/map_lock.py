@@ -76,7 +76,7 @@ class _MapLock:
         G11: the timestamp has moved since the hold before. G12: nobody waits for a map that is not busy.
         """
         self.on_release()
-        timestamp = self.timestamp.peek()
+        timestamp = self.timestamp.value
         if timestamp == self.last_timestamp:
             raise self.k.panic(
                 f"{self.name}: G11 timestamp: locked for writing, and it still is {timestamp}", "invariant"
@@ -151,7 +151,7 @@ class _MapLock:
 
     def moved(self) -> None:
         """The map has been acquired for writing: the timestamp moves."""
-        self.timestamp.poke((self.timestamp.peek() + 1) & _TIMESTAMP_MASK)
+        self.timestamp.poke((self.timestamp.value + 1) & _TIMESTAMP_MASK)
 
     def _must_be_locked(self, call: str) -> None:
         if not self.locked():

@@ -11,8 +11,9 @@ twice. That nothing is counted more often than it is held, a leak, can be asked 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from stressvm.kernel.field import Field
 from stressvm.vm.freebsd.vm_object import ucred
 
 if TYPE_CHECKING:
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from stressvm.vm.freebsd.vm_map_core import MapCore
     from stressvm.vm.freebsd.vm_map_entry import VmMapEntry
     from stressvm.vm.freebsd.vm_object import Ucred, VmObject
+
+#: Why objects and charges are used without a lock that all who do so hold.
+_BENIGN: Final = (
+    "references are counted by atomic operations, and swap is charged by them; what shadows what is under the objects' locks, "
+    "which the model does not take for what it does within one step"
+)
+
+
+def vm_objects(k: Kernel) -> Field:
+    """Who refers to objects, what shadows what, what is charged for, and what is unmapped and not let go of yet."""
+    return k.once("vm_objects", lambda: Field(k, "vm_objects", _BENIGN))
 
 
 def vm_maps(k: Kernel) -> list[MapCore]:
@@ -44,12 +56,18 @@ def vm_object_hold(k: Kernel, obj: VmObject, references: int = 1) -> VmObject:
 
     The count is not changed: that is the object's `reference` and `deallocate`.
     """
+    if references > 0:
+        # One more each is the same in any order; it matters to those who let go, or look at the count.
+        vm_objects(k).read()
+    else:
+        vm_objects(k).write()
     others(k)[obj] += references
     return obj
 
 
 def tally(k: Kernel) -> tuple[dict[VmObject, int], dict[Ucred, int]]:
     """How often each object is held, and how much swap is reserved for whom, as far as anybody can tell."""
+    vm_objects(k).read()
     held: dict[VmObject, int] = {obj: count for obj, count in others(k).items() if count > 0}
     charges: dict[Ucred, int] = {ucred(k): 0}
     for vm_map in vm_maps(k):

@@ -103,7 +103,7 @@ class VmMap2013(Find2013, Stacks2013, Submaps2013, Protection2013, Wiring2013, V
             return
         self.seams.discard(after.start)
         if entry.mergeable(after):
-            self.entries.merge(entry, after)
+            self.changing.merge(entry, after)
             self.dispose(after)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
+from stressvm.vm.freebsd.references import vm_objects
 from stressvm.vm.freebsd.vm_object import VmObject
 from stressvm.vm.pages import VM_ALLOC_NORMAL, PageQueue
 from stressvm.vm.pmap import PMAP_ENTER_WIRED
@@ -43,6 +44,7 @@ async def vm_fault_copy_entry(memory: Memory, pmap: FreeBSDPmap, dst: VmMapEntry
     behind = src.object
     if behind is None:
         return
+    vm_objects(memory.k).write()
     offset = src.offset
     if upgrade and not src.eflags & F.MAP_ENTRY_NEEDS_COPY:
         behind.reference()
@@ -58,6 +60,7 @@ async def vm_fault_copy_entry(memory: Memory, pmap: FreeBSDPmap, dst: VmMapEntry
             pass
     if upgrade:
         dst.eflags &= ~(F.MAP_ENTRY_COW | F.MAP_ENTRY_NEEDS_COPY)
+        vm_objects(memory.k).write()
         behind.deallocate()
 
 

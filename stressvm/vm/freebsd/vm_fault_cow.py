@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.vm.freebsd.references import vm_objects
 from stressvm.vm.freebsd.vm_fault_lookup import FaultLookup
 from stressvm.vm.pages import PageQueue
 from stressvm.vm.pmap import pmap_remove_all
@@ -47,11 +48,13 @@ class FaultPages(FaultLookup):
     async def may_move(self, fs: FaultState) -> bool:
         """Is the first object the only one that has the one behind it? If so both are locked on exit, else none."""
         obj = fs.object
+        vm_objects(fs.k).write()
         if obj.ref_count != 1 or obj.shadow_count != 1 or not obj.anon:
             return False
         if not await fs.first.lock.trylock():
             return False
         if obj is fs.first_object.backing_object and await fs.store.lock.trylock():
+            vm_objects(fs.k).write()
             if obj.ref_count == 1:
                 return True
             await fs.store.lock.unlock()

@@ -124,8 +124,7 @@ class VmFault(FaultPages):
 
     def refer(self, fs: FaultState) -> None:
         """Keep the first object from going away while the map is not locked. Locks: the object's."""
-        fs.first_object.reference()
-        vm_object_hold(fs.k, fs.first_object)
+        vm_object_hold(fs.k, fs.first_object).reference()
 
     async def find(self, fs: FaultState) -> int:
         """The search for the page, from the first object on.
@@ -183,7 +182,7 @@ class VmFault(FaultPages):
             await fs.phys.vm_wait("pfault")
             return RESTART
         fs.memory.fresh(page)
-        fs.store.valid.pop(fs.pindex, None)
+        fs.store.invalid(fs.pindex)
         fs.m = page
         return F.KERN_SUCCESS
 

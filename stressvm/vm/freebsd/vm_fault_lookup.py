@@ -51,6 +51,7 @@ class FaultLookup(Fault):
         found, entry = vm_map.lookup(fs.vaddr)
         if found and entry is not None and entry.eflags & F.MAP_ENTRY_IN_TRANSITION:
             moving = entry
+            vm_map.entries_field.write()
             moving.eflags |= F.MAP_ENTRY_NEEDS_WAKEUP
             await vm_map.lock.unlock_and_wait(until=lambda: not moving.eflags & F.MAP_ENTRY_IN_TRANSITION)
         else:

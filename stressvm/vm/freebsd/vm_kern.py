@@ -42,11 +42,13 @@ async def kmap_alloc_wait(vm_map: VmMap, size: int) -> int:
     must_fit("kmap_alloc_wait", size=size)
     size = F.round_page(size)
     cred = ucred(vm_map.k)
+    vm_map.objects_field.write()
     if not cred.swap_reserve(size):
         return 0
     while (addr := await vm_map.try_alloc(size)) is None:
         continue  # it has slept, and looks again
     if not addr:
+        vm_map.objects_field.write()
         cred.swap_release(size)
         return 0
     vm_map.insert(None, 0, addr, addr + size, vm_map.KMAP_PROT, vm_map.KMAP_PROT, F.MAP_ACC_CHARGED)

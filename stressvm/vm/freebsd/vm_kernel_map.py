@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stressvm.kernel.errors import UsageError
+from stressvm.kernel.field import Field
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.map_lock import SystemMapLock
 from stressvm.vm.freebsd.versions import VmMap13, VmMap2013
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 KMAPENT_RESERVE: Final = 2
 #: How many bytes one page of a page directory stands for: it has 512 entries of 2 MiB.
 _NBPDP: Final = 1 << 30
+
+#: Why free entries are counted without a lock that all who do so hold.
+_ZONE_BENIGN: Final = "the zone of map entries has a lock of its own, which the model does not take"
 
 
 def _always() -> bool:
@@ -95,10 +99,25 @@ class KernelMap(VmMap):
 
     kernel_vm_end: int
     page: Callable[[], bool]
-    free_entries: int | None = None
+    #: Declares the uses of `free_entries`.
+    zone: Field | None = None
+    _free_entries: int | None = None
     per_slab: int
     slab_size: int = F.PAGE_SIZE
     grow_to: int = 0
+
+    @property
+    def free_entries(self) -> int | None:
+        """See the class."""
+        if self.zone is not None:
+            self.zone.read()
+        return self._free_entries
+
+    @free_entries.setter
+    def free_entries(self, free_entries: int | None) -> None:
+        if self.zone is not None:
+            self.zone.write()
+        self._free_entries = free_entries
 
     def make_lock(self) -> SystemMapLock | UserMapLock:
         """The lock of the one map that has a reserve."""
@@ -245,6 +264,8 @@ def kernel_map(
         made.pmap.grown(made.kernel_vm_end)
         made.pmap.kernel_map_owned = made.lock.locked
     made.page = page
-    made.free_entries = None if entries is None else entries + KMAPENT_RESERVE
+    if entries is not None:
+        made.zone = Field(k, f"{name}.zone", _ZONE_BENIGN)
+        made.free_entries = entries + KMAPENT_RESERVE
     made.per_slab = per_slab
     return k.once("kernel_map", lambda: made)

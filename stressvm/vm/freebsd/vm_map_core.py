@@ -15,17 +15,20 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+from stressvm.kernel.aside import Aside
 from stressvm.kernel.errors import UsageError
+from stressvm.kernel.field import Field
 from stressvm.vm.entry import OverlapError
 from stressvm.vm.freebsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.freebsd.invariants import INVARIANTS
 from stressvm.vm.freebsd.map_lock import SystemMapLock, UserMapLock
-from stressvm.vm.freebsd.references import deferred, vm_maps
+from stressvm.vm.freebsd.references import deferred, vm_maps, vm_objects
 from stressvm.vm.freebsd.splay import FirstFit, SplayTree
 from stressvm.vm.freebsd.vm_fault_stub import Fault
 from stressvm.vm.freebsd.vm_object import VmObject
 from stressvm.vm.freebsd.vm_user_wire import user_wire_count
 from stressvm.vm.skiplist import EntryList
+from stressvm.vm.stale import bury
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,8 +117,11 @@ class MapCore:
                 kind, name, min_offset, max_offset, version=self.version, grows=self.GROWS_KERNEL
             )
         self.fault = fault or (Fault() if memory is None else memory.fault)
-        self.entries: EntryList[VmMapEntry] = EntryList(min_offset, max_offset)
-        self.tree = (SplayTree if search is Search.SPLAY else FirstFit)(self.entries)
+        #: The list of entries and what is in them: what the map's lock protects.
+        self.entries_field = Field(k, f"{name}.entries")
+        self.objects_field = vm_objects(k)
+        self._entries: EntryList[VmMapEntry] = EntryList(min_offset, max_offset)
+        self.tree = (SplayTree if search is Search.SPLAY else FirstFit)(self._entries)
         self.bounds = (min_offset, max_offset)
         self.lock: SystemMapLock | UserMapLock = self.make_lock()
         self.size = 0
@@ -136,14 +142,31 @@ class MapCore:
         return UserMapLock(self.k, self.name, self.check, self.process_deferred)
 
     @property
+    def entries(self) -> EntryList[VmMapEntry]:
+        """The entries, to be read: the current step is said to do that."""
+        self.entries_field.read()
+        return self._entries
+
+    @property
+    def changing(self) -> EntryList[VmMapEntry]:
+        """The entries, to be changed, and with them what refers to objects."""
+        self.changed()
+        return self._entries
+
+    def changed(self) -> None:
+        """The current step changes what is in entries, or who is charged for it, and with that who refers to what."""
+        self.entries_field.write()
+        self.objects_field.write()
+
+    @property
     def min_offset(self) -> int:
         """The lowest address."""
-        return self.entries.min
+        return self._entries.min
 
     @property
     def max_offset(self) -> int:
         """One past the highest address."""
-        return self.entries.max
+        return self._entries.max
 
     def range_check(self, start: int, end: int) -> tuple[int, int]:
         """VM_MAP_RANGE_CHECK: cut a range to the map's."""
@@ -178,7 +201,7 @@ class MapCore:
         """vm_map_entry_link, and the map's size. An entry that overlaps another is a violation."""
         opened = self.tree.open(entry.start)
         try:
-            self.entries.insert(entry)
+            self.changing.insert(entry)
         except OverlapError as exc:
             raise self.k.panic(f"{self.name}: G1-G4 structure: {exc}", "invariant") from None
         self.tree.linked(opened, entry)
@@ -189,7 +212,7 @@ class MapCore:
         """vm_map_entry_resize: another end."""
         self.must_be_locked("vm_map_entry_resize")
         opened = self.tree.open(entry.start, after=True)
-        self.entries.resize(entry, end=end)
+        self.changing.resize(entry, end=end)
         self.tree.resized(opened)
 
     def entry_create(self) -> None:
@@ -210,10 +233,11 @@ class MapCore:
             raise self.k.panic(f"vm_map_clip: KASSERT: invalid clip of {entry!r} at {addr:#x}")
         if not self.may_clip(entry, addr):
             return F.KERN_INVALID_ARGUMENT
+        self.changed()
         self.back(entry)
         self.entry_create()
         opened = self.tree.open(entry.start, before=True)
-        front = self.entries.clip_start(entry, addr)
+        front = self.changing.clip_start(entry, addr)
         entry.offset += front.size
         self.tree.linked(opened, front)
         self.clipped(front, addr)
@@ -231,10 +255,11 @@ class MapCore:
             raise self.k.panic(f"vm_map_clip: KASSERT: invalid clip of {entry!r} at {addr:#x}")
         if not self.may_clip(entry, addr):
             return F.KERN_INVALID_ARGUMENT
+        self.changed()
         self.back(entry)
         self.entry_create()
         opened = self.tree.open(addr, after=True)
-        rest = self.entries.clip_end(entry, addr)
+        rest = self.changing.clip_end(entry, addr)
         rest.offset += entry.size
         self.tree.linked(opened, rest)
         self.clipped(rest, addr)
@@ -284,7 +309,7 @@ class MapCore:
             return False
         self.must_be_locked("vm_map_try_merge_entries")
         opened = self.tree.open(prev.start, before=True, after=True)
-        self.entries.merge_into_right(prev, entry)
+        self.changing.merge_into_right(prev, entry)
         self.tree.unlinked(opened)
         entry.offset = prev.offset
         self.dispose(prev)
@@ -300,6 +325,7 @@ class MapCore:
 
     def unwire_entry(self, entry: VmMapEntry) -> None:
         """vm_map_entry_unwire: its last wiring is gone, and with it its part of what users have wired."""
+        self.changed()
         entry.wired_count = 0
         if entry.eflags & F.MAP_ENTRY_USER_WIRED:
             self.discount_user(entry.size)
@@ -311,8 +337,10 @@ class MapCore:
     def dispose(self, neighbour: VmMapEntry) -> None:
         """vm_map_merged_neighbor_dispose: the reference of an entry that was merged away."""
         if neighbour.object is not None:
+            self.objects_field.write()
             neighbour.object.deallocate()
         self.entry_dispose()
+        bury(self.k, self.name, neighbour)
 
     # ------------------------------------------------------------ sleeping on the map
 
@@ -329,6 +357,7 @@ class MapCore:
             entry: in transition, or wired by the system.
             until: pure; true when what is waited for is there.
         """
+        self.entries_field.write()
         entry.eflags |= F.MAP_ENTRY_NEEDS_WAKEUP
         timestamp = self.lock.timestamp.peek()
         await self.lock.unlock_and_wait(until=until)
@@ -346,26 +375,32 @@ class MapCore:
         if self.kind is MapKind.SYSTEM or self.k.cur < 0:
             self.deallocate(entry)
         else:
+            self.objects_field.write()
             deferred(self.k).setdefault(self.k.cur, []).append(entry)
 
     def process_deferred(self) -> None:
         """vm_map_process_deferred: let go of what this thread unmapped. Locks: this map's must not be held (G14)."""
         if self.k.cur >= 0 and self.lock.locked():
             raise self.k.panic(f"{self.name}: G14 deferred: entries are let go of under the map lock", "invariant")
+        # What this thread has put off nobody else changes.
         for entry in deferred(self.k).pop(self.k.cur, ()):
+            self.objects_field.write()
             self.deallocate(entry)
 
     def deallocate(self, entry: VmMapEntry) -> None:
         """vm_map_entry_deallocate: the reference to its object, and its memory."""
         if entry.object is not None:
+            self.objects_field.write()
             entry.object.deallocate()
         self.entry_dispose()
+        bury(self.k, self.name, entry)
 
     def check(self) -> None:
         """The invariants of a map that nobody is changing; a violation is a panic of kind `invariant`."""
-        for name, invariant in INVARIANTS.items():
-            if wrong := invariant(self):
-                raise self.k.violation(self.name, name, wrong)
+        with Aside(self.k):
+            for name, invariant in INVARIANTS.items():
+                if wrong := invariant(self):
+                    raise self.k.violation(self.name, name, wrong)
 
     def __repr__(self) -> str:
         """Name, version and range."""

@@ -75,7 +75,7 @@ class Deletion(Mapped):
         if entry.wired_count:
             self.unwire_entry(entry)
         opened = self.tree.open(entry.start, before=True, after=True)
-        self.entries.delete(entry)
+        self.changing.delete(entry)
         self.tree.unlinked(opened)
         self.seams.discard(entry.start)
         self.seams.discard(entry.end)

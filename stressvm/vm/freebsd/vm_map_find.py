@@ -145,6 +145,7 @@ class Find2013(Finding):
         if not length:
             found, entry = self.entries.lookup(start)
             return entry.end if found and entry is not None and entry.start < start else start
+        self.entries_field.read()
         return self.tree.findspace(start, length)
 
     async def find(self, request: Request) -> tuple[int, int]:
@@ -203,6 +204,7 @@ class Find13(Finding):
         start = max(start, self.min_offset)
         if start >= self.max_offset or length > self.max_offset - start:
             return None
+        self.entries_field.read()
         return self.tree.findspace(start, length)
 
     async def find(self, request: Request) -> tuple[int, int]:

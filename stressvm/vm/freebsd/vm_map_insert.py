@@ -63,6 +63,7 @@ class Insertion(MapCore):
         self.grow_kernel(end)
         inheritance = F.VM_INHERIT_SHARE if cow & F.MAP_INHERIT_SHARE else F.VM_INHERIT_DEFAULT
         if obj is not None:
+            self.objects_field.write()
             if obj.anon and (obj.ref_count > 1 or obj.shadow_count):
                 obj.one_mapping = False
         elif prev is not None and self.coalesces(prev, start, end, eflags, cow, cred):
@@ -118,6 +119,7 @@ class Insertion(MapCore):
         if not cow & F.MAP_ACC_CHARGED and not (prot & F.VM_PROT_WRITE and private):
             return 0, None
         cred = ucred(self.k)
+        self.objects_field.write()
         if not cow & F.MAP_ACC_CHARGED and not cred.swap_reserve(size):
             return F.KERN_RESOURCE_SHORTAGE, None
         return 0, cred

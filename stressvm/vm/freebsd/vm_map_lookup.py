@@ -143,6 +143,7 @@ class Lookup(Mapped):
         """
         if not await self.lock.lock_upgrade():
             return None
+        self.changed()
         size = entry.size
         if entry.cred is None:
             cred = ucred(self.k)
@@ -172,6 +173,7 @@ class Lookup(Mapped):
         """
         if not await self.lock.lock_upgrade():
             return None
+        self.changed()
         entry.object = VmObject(F.off_to_idx(entry.size), anon=True)
         entry.offset = 0
         if entry.cred is not None:

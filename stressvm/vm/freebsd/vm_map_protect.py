@@ -68,6 +68,7 @@ class Protection(Wiring):
         if error := self.refuses(first, end, rights):
             return error, False
         if (entry := self.moving(first, end)) is not None:
+            self.entries_field.write()
             entry.eflags |= F.MAP_ENTRY_NEEDS_WAKEUP
             await self.lock.unlock_and_wait(until=lambda: not entry.eflags & F.MAP_ENTRY_IN_TRANSITION)
             return F.KERN_SUCCESS, True
@@ -142,6 +143,7 @@ class Protection(Wiring):
         prev = self.entries.prev_of(first)
         entry: VmMapEntry | None = first
         while entry is not None and entry.start < end:
+            self.changed()
             how(entry)
             self.merge_changed(prev, entry)
             prev = entry
@@ -159,12 +161,14 @@ class Protection(Wiring):
             return True
         cred = ucred(self.k)
         if obj is None or entry.eflags & F.MAP_ENTRY_NEEDS_COPY:
+            self.changed()
             if not cred.swap_reserve(entry.size):
                 return False
             entry.cred = cred
         elif obj.anon:
             # The whole object, as nobody could tell later which of its mappings were charged for.
             size = obj.size << F.PAGE_SHIFT
+            self.changed()
             if not cred.swap_reserve(size):
                 return False
             obj.cred, obj.charge = cred, size

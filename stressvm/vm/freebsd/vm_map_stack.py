@@ -283,6 +283,7 @@ class Stacks(Insertion, Deletion, Wiring):
 
     def grow_up(self, growth: Growth) -> int:
         """Extend the stack and its object upwards. Locks: the write lock. Returns: KERN_*."""
+        self.changed()
         gap, stack, amount = growth.gap, growth.stack, growth.amount
         obj = stack.object
         cred = stack.cred if stack.cred is not None or obj is None else obj.cred
@@ -295,8 +296,8 @@ class Stacks(Insertion, Deletion, Wiring):
             self.resize(stack, stack.end + amount)
         else:
             # Nothing becomes free or is taken, so the tree stays as it is.
-            self.entries.resize(gap, start=gap.start + amount)
-            self.entries.resize(stack, end=stack.end + amount)
+            self.changing.resize(gap, start=gap.start + amount)
+            self.changing.resize(stack, end=stack.end + amount)
         self.size += amount
         return F.KERN_SUCCESS
 

@@ -36,6 +36,7 @@ class Submaps(MapCore):
         if error or entry is None:
             return error or F.KERN_INVALID_ARGUMENT
         entry.sub_map = submap
+        self.entries_field.write()
         entry.eflags |= F.MAP_ENTRY_IS_SUB_MAP
         return F.KERN_SUCCESS
 

@@ -147,12 +147,14 @@ class Wiring(Lookup):
             return entry
         prot = F.VM_PROT_WRITE if flags & F.VM_MAP_WIRE_WRITE else 0
         if not entry.protection & (F.VM_PROT_READ | F.VM_PROT_EXECUTE) or prot & ~entry.protection:
+            self.entries_field.write()
             entry.eflags |= F.MAP_ENTRY_WIRE_SKIPPED
             if not progress.holes_ok:
                 progress.stop(F.KERN_INVALID_ADDRESS, entry.end)
         elif not entry.wired_count:
             return await self.fault_in(progress, entry, user=bool(flags & F.VM_MAP_WIRE_USER))
         elif not flags & F.VM_MAP_WIRE_USER or not entry.eflags & F.MAP_ENTRY_USER_WIRED:
+            self.entries_field.write()
             entry.wired_count += 1
         return entry
 
@@ -164,6 +166,7 @@ class Wiring(Lookup):
             return False
         if entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wiring_thread >= 0:
             self.kassert_failed(f"vm_map_wire: KASSERT: owned map entry {entry!r}")
+        self.entries_field.write()
         entry.eflags |= F.MAP_ENTRY_IN_TRANSITION
         entry.wiring_thread = self.k.cur
         return True
@@ -173,6 +176,7 @@ class Wiring(Lookup):
 
         Locks: the write lock on entry and exit, released meanwhile with the map busy.
         """
+        self.entries_field.write()
         entry.wired_count += 1
         start, end = entry.start, entry.end
         if user and not self.count_user(end - start):
@@ -243,6 +247,7 @@ class Wiring(Lookup):
         """vm_map_wire_entry_failure: mark an entry whose wiring ended at `failed`."""
         if not entry.eflags & F.MAP_ENTRY_IN_TRANSITION or entry.wired_count != 1 or failed >= entry.end:
             raise self.k.panic(f"vm_map_wire_entry_failure: KASSERT: {entry!r} at {failed:#x}")
+        self.entries_field.write()
         entry.wired_count = -1
 
     def stop_at_hole(self, progress: Pass, entry: VmMapEntry) -> None:
@@ -353,6 +358,7 @@ class Wiring(Lookup):
         wanted = False
         while entry is not None and entry.start < progress.end:
             if entry.eflags & F.MAP_ENTRY_IN_TRANSITION and self.is_ours(entry):
+                self.entries_field.write()
                 if settle(entry):
                     await self.unwire_pages(entry, entry.start, entry.end)
                 wanted |= self.release(entry)
@@ -378,6 +384,7 @@ class Wiring(Lookup):
     def release(self, entry: VmMapEntry) -> bool:
         """An entry is in transition no more; does anybody wait for that?"""
         wanted = bool(entry.eflags & F.MAP_ENTRY_NEEDS_WAKEUP)
+        self.entries_field.write()
         entry.eflags &= ~(_OURS | F.MAP_ENTRY_NEEDS_WAKEUP)
         entry.wiring_thread = -1
         return wanted

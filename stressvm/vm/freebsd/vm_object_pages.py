@@ -12,9 +12,11 @@ vm_object_collapse_scan (10.4: vm_object_backing_scan), vm_object_split.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from stressvm.kernel.field import Field
 from stressvm.kernel.mutex import Mutex
+from stressvm.kernel.op import EVERYTHING
 from stressvm.vm.pages import PageQueue, PagesOf, SwapPager
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
     from stressvm.vm.freebsd.vm_memory import Memory
     from stressvm.vm.freebsd.vm_object import VmObject
     from stressvm.vm.pages import Page
+
+#: Why `valid` and `pip` are used without a lock that all who do so hold.
+_PAGING_BENIGN: Final = (
+    "who has a page busy marks it valid without the object's lock, and a fault that finds it marked maps it without making it "
+    "busy; faults at work are counted by atomic operations"
+)
 
 
 class Pager:
@@ -65,7 +73,7 @@ class ObjectPages:
         pip: paging_in_progress: how many faults are at work on it.
     """
 
-    __slots__ = ("lock", "memory", "name", "obj", "pager", "pages", "pip", "valid")
+    __slots__ = ("_pip", "lock", "memory", "name", "obj", "pager", "pages", "paging", "valid")
 
     def __init__(
         self, memory: Memory, name: str, obj: VmObject | None = None, *, swap: bool = True, managed: bool = True
@@ -74,10 +82,12 @@ class ObjectPages:
         self.name = name
         self.obj = obj
         self.lock = Mutex(memory.k, f"{name}.lock")
-        self.pages = PagesOf(managed=managed)
+        self.pages = PagesOf(managed=managed, field=Field(memory.k, f"{name}.pages"))
         self.pager = SwapPager(memory.swap) if swap and memory.swap is not None else None
+        #: What is marked valid, and how many faults are at work.
+        self.paging = Field(memory.k, f"{name}.paging", _PAGING_BENIGN)
         self.valid: dict[int, Page] = {}
-        self.pip = 0
+        self._pip = 0
 
     @property
     def k(self) -> Kernel:
@@ -86,11 +96,28 @@ class ObjectPages:
 
     def is_valid(self, page: Page) -> bool:
         """vm_page_all_valid."""
+        self.paging.read()
         return self.valid.get(page.pindex) is page
 
     def validate(self, page: Page) -> None:
         """vm_page_valid. Locks: the page is busy."""
+        self.paging.write()
         self.valid[page.pindex] = page
+
+    def invalid(self, pindex: int) -> None:
+        """What is at that index now, or will be next, is not valid."""
+        self.paging.write()
+        self.valid.pop(pindex, None)
+
+    @property
+    def pip(self) -> int:
+        """See the class."""
+        return self._pip
+
+    @pip.setter
+    def pip(self, pip: int) -> None:
+        self.paging.write()
+        self._pip = pip
 
     def swapped(self, pindex: int) -> int:
         """The slot of swap that holds a page, or 0."""
@@ -103,6 +130,7 @@ class ObjectPages:
 
         Nor may anybody be about to look at its pages from their queues, or to change its slots.
         """
+        self.k.touch(EVERYTHING, write=False)
         if self.pip or any(page.busy for page in self.pages):
             return False
         phys = self.memory.pages
@@ -158,14 +186,14 @@ class ObjectPages:
         """vm_page_rename: a page of another object becomes this one's. Its mappings stay."""
         owner = page.owner
         assert isinstance(owner, ObjectPages), f"{page!r} is of another kind of object"
-        owner.valid.pop(page.pindex, None)
+        owner.invalid(page.pindex)
         self.memory.pages.disown(page)
         self.memory.pages.adopt(page, self, pindex)
         self.validate(page)
 
     def give_up(self, page: Page) -> None:
         """A page is to be freed: it belongs to nobody from now on, and is freed soon."""
-        self.valid.pop(page.pindex, None)
+        self.invalid(page.pindex)
         self.memory.pages.disown(page)
         self.memory.doom(page)
 
@@ -216,7 +244,7 @@ class ObjectPages:
 
     async def free(self, page: Page) -> None:
         """vm_page_free of one of its pages, busy by this thread. Locks: the object's."""
-        self.valid.pop(page.pindex, None)
+        self.invalid(page.pindex)
         await self.memory.pages.vm_page_free(page)
 
     async def terminate(self) -> None:

@@ -123,6 +123,8 @@ class Fork:
 
     def copy_map(self) -> None:
         """Leave to the new map what it is to have."""
+        self.old.changed()
+        self.new.changed()
         self.new.anon_loc = self.old.anon_loc
         self.new.flags |= self.old.flags & _LEFT_FLAGS
         for entry in list(self.old.entries):
@@ -359,6 +361,7 @@ async def vmspace_fork(vm1: Vmspace) -> tuple[Vmspace, int]:
     await fork.revoke_writing()
     fork.copy_map()
     # From the moment at which the entries are charged: copying pages may take a while, and others look.
+    old.objects_field.write()
     ucred(k).promised += fork.charge
     await fork.fill_copies()
     for vm_map in (old, new):
@@ -384,9 +387,11 @@ async def fork1(vm1: Vmspace) -> Vmspace | None:
     """
     vm2, charge = await vmspace_fork(vm1)
     cred = ucred(vm1.map.k)
+    vm1.map.objects_field.write()
     if cred.settle(charge):
         vm1.map.k.progress()
         return vm2
+    vm1.map.objects_field.write()
     cred.settle(charge, force=True)
     await vmspace_free(vm2)
     return None

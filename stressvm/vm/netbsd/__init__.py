@@ -1,5 +1,6 @@
 """NetBSD's face of the map core: uvm_map(9) and uvm_km(9), versions "6" (6.99.16) and "5.2"."""
 
+from stressvm.vm.leaks import expect_back
 from stressvm.vm.netbsd.callback import (
     CallbackHead,
 )
@@ -179,6 +180,7 @@ from stressvm.vm.netbsd.vmem_arena import (
     BtType,
     Vmem,
 )
+from stressvm.vm.stale import watch_freed
 
 __all__ = [
     "CALLBACK_CHAIN_ABORT",
@@ -283,6 +285,7 @@ __all__ = [
     "VmMap",
     "VmMapLock",
     "Vmem",
+    "expect_back",
     "kernel_access",
     "km_vacache_alloc",
     "km_vacache_free",
@@ -321,4 +324,5 @@ __all__ = [
     "vmem_alloc",
     "vmem_free",
     "vmem_size",
+    "watch_freed",
 ]

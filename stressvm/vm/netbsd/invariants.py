@@ -199,7 +199,7 @@ def nothing_wrong(vm_map: MapBase) -> bool:
         vm_map.hint is not None and vm_map.hint.owner is not entries
     ):
         return False
-    if (lock.busy_thread >= 0 and unlocked_busy(vm_map)) or (lock.cv.waiters and waiters(vm_map)):
+    if (lock.busy_now >= 0 and unlocked_busy(vm_map)) or (lock.cv.waiters and waiters(vm_map)):
         return False
     if ghost.static and static(vm_map):
         return False

@@ -5,12 +5,17 @@ The checks G15 and G17 are made of it. None of it has a switch point, and no mod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from stressvm.kernel.field import Field
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 
 if TYPE_CHECKING:
+    from stressvm.kernel.kernel import Kernel
     from stressvm.vm.pages import Page
+
+#: The ledger is the model's own.
+_BENIGN: Final = "nothing of it is in the kernel"
 
 
 class Grant(NamedTuple):
@@ -29,15 +34,17 @@ class Ledger:
         wired: the pages that uvm_km_alloc has entered by hand and nobody has freed, by address.
     """
 
-    __slots__ = ("calls", "granted", "wired")
+    __slots__ = ("calls", "field", "granted", "wired")
 
-    def __init__(self) -> None:
+    def __init__(self, k: Kernel) -> None:
+        self.field = Field(k, "uvm_km ledger", _BENIGN)
         self.calls = 0
         self.granted: dict[int, Grant] = {}
         self.wired: dict[int, tuple[Page, int]] = {}
 
     def grant(self, start: int, end: int, kind: int) -> int:
         """uvm_km_alloc has got these addresses; the number of the call."""
+        self.field.write()
         self.calls += 1
         new = Grant(self.calls, kind)
         for va in range(start, end, F.PAGE_SIZE):
@@ -46,16 +53,19 @@ class Ledger:
 
     def entered(self, va: int, page: Page) -> None:
         """A page of its own was entered by hand at that address."""
+        self.field.write()
         grant = self.granted.get(va)
         self.wired[va] = (page, grant.call if grant is not None else 0)
 
     def freed(self, page: Page, va: int) -> None:
         """The page that was at that address is freed."""
+        self.field.write()
         if va in self.wired and self.wired[va][0] is page:
             del self.wired[va]
 
     def given_back(self, start: int, end: int) -> str | None:
         """These addresses leave the map. G17: what was entered there by hand must have been freed before."""
+        self.field.write()
         left = None
         for va in range(start, end, F.PAGE_SIZE):
             self.granted.pop(va, None)
@@ -65,6 +75,7 @@ class Ledger:
 
     def backed(self, start: int, end: int) -> str | None:
         """G15: there is a page of its own at every address of a WIRED range that is returned."""
+        self.field.read()
         seen = set()
         for va in range(start, end, F.PAGE_SIZE):
             page, _ = self.wired.get(va, (None, 0))
@@ -77,6 +88,7 @@ class Ledger:
 
     def undone(self, call: int) -> str | None:
         """G17: a call that failed has nothing any more, neither addresses nor pages."""
+        self.field.read()
         for va, grant in self.granted.items():
             if grant.call == call:
                 return f"uvm_km_alloc has failed, and {va:#x} is still its own"

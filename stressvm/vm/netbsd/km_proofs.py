@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.aside import Aside
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.pmap import PG_FRAME, PG_RAW, words
 
@@ -31,20 +32,27 @@ class KmProofs:
 
     def handed_out(self, vm_map: MapBase, start: int, end: int) -> None:
         """G15: nothing is mapped at addresses that are handed out, and no processor translates them."""
-        self.hold(vm_map.name, "G15 vacated", self.pmap.reached(start, end))
+        with Aside(self.k):
+            self.hold(vm_map.name, "G15 vacated", self.pmap.reached(start, end))
 
     def given_back(self, vm_map: MapBase, start: int, end: int) -> None:
         """G17: what was at addresses that leave the map is freed, pages by hand, pages and slots of the kernel object."""
         wrong = self.ledger.given_back(start, end)
+        with Aside(self.k):
+            self.hold(vm_map.name, "G17 pages", wrong or self.left_behind(vm_map, start, end))
+
+    def left_behind(self, vm_map: MapBase, start: int, end: int) -> str | None:
+        """Are there pages, or slots, of the kernel object?"""
         obj = self.kernel_object
         slots = obj.pager.slots if obj.pager is not None else ()
-        if wrong is None and (obj.pages.resident or slots):
+        obj.pages.looked_at()
+        if obj.pages.resident or slots:
             for va in range(start, end, F.PAGE_SIZE):
                 pindex = (va - vm_map.kernel_base) >> F.PAGE_SHIFT
                 page = obj.pages.lookup(pindex)
                 if page is not None or pindex in slots:
-                    wrong = f"{va:#x} is given back, and {page or 'its slot in swap'!r} has not been freed"
-        self.hold(vm_map.name, "G17 pages", wrong)
+                    return f"{va:#x} is given back, and {page or 'its slot in swap'!r} has not been freed"
+        return None
 
     def returned(self, name: str, start: int, end: int) -> None:
         """G15: a WIRED range that is returned has its pages, and the tables say so. `name`: who returns it."""
@@ -64,6 +72,10 @@ class KmProofs:
 
     def wired_down(self, vm_map: MapBase, start: int, end: int) -> None:
         """G15: what uvm_map_pageable has wired is resident and wired, and so is its mapping. The map is still busy."""
+        with Aside(self.k):
+            self._wired_down(vm_map, start, end)
+
+    def _wired_down(self, vm_map: MapBase, start: int, end: int) -> None:
         there = {found.va: found for found in self.pmap.translations(start, end)}
         for va in range(start, end, F.PAGE_SIZE):
             page = self.kernel_object.pages.lookup((va - vm_map.kernel_base) >> F.PAGE_SHIFT)

@@ -29,6 +29,7 @@ class VmMap(MapWiring):
 
     def set_protection(self, entry: MapEntry, new_prot: int, *, set_max: bool) -> int:
         """Change one entry; the protection that it had."""
+        self.entries_field.write()
         old_prot = entry.protection
         if set_max:
             entry.max_protection = new_prot
@@ -63,6 +64,7 @@ class VmMap(MapWiring):
         blank = not entry.etype and entry.object is None and entry.amap is None
         if (entry.start, entry.end) != (start, end) or not blank:
             return F.EINVAL
+        self.entries_field.write()
         entry.etype |= F.UVM_ET_SUBMAP
         entry.sub_map = submap
         self.ghost.plain = False

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.aside import Aside
 from stressvm.kernel.cell import Cell
 from stressvm.kernel.errors import UsageError
+from stressvm.kernel.field import Field
 from stressvm.vm.netbsd import debug
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.ghost import UNALIGNED, Ghost
@@ -31,6 +33,12 @@ VERSIONS = ("5.2", "6")
 _PLAIN_MACHINE = F.Machine()
 _DIAGNOSTIC = F.Options.DIAGNOSTIC.value
 _DEBUG = (F.Options.DEBUG | F.Options.DEBUG_CHECK_MAP | F.Options.DEBUG_CHECK_RBTREE).value
+
+#: Why `flags` may be read without the lock under which it is changed.
+_FLAGS_BENIGN = (
+    "uvm_map_prepare sets WANTVA under the map's lock and reads it under misc_lock: a sleeper that misses a change looks again "
+    "after a second at most; the other flags are set before others know of the map"
+)
 
 
 class VmMap:
@@ -65,8 +73,10 @@ class VmMap:
         #: Physical pages and the kernel's pmap, or None for a map that is about addresses alone.
         self.memory = memory
         self.fault = fault if fault is not None else memory.fault if memory is not None else UvmFault()
-        self.entries: EntryList[MapEntry] = EntryList(min_offset, max_offset)
-        self.flags = Cell(k, flags, f"{name}.flags")
+        #: The list of entries, what is in them, the hint, `first_free` and the size: what the map's lock protects.
+        self.entries_field = Field(k, f"{name}.entries")
+        self.entries = EntryList(min_offset, max_offset)
+        self.flags = Cell(k, flags, f"{name}.flags", _FLAGS_BENIGN)
         self.intrsafe = bool(flags & F.VM_MAP_INTRSAFE)
         self.topdown = bool(flags & F.VM_MAP_TOPDOWN)
         self.ghost = Ghost()
@@ -102,14 +112,30 @@ class VmMap:
         raise NotImplementedError
 
     @property
+    def entries(self) -> EntryList[MapEntry]:
+        """The entries, to be read: the current step is said to do that."""
+        self.entries_field.read()
+        return self._entries
+
+    @entries.setter
+    def entries(self, entries: EntryList[MapEntry]) -> None:
+        self._entries = entries
+
+    @property
+    def changing(self) -> EntryList[MapEntry]:
+        """The entries, to be changed."""
+        self.entries_field.write()
+        return self._entries
+
+    @property
     def min_offset(self) -> int:
         """The lowest address."""
-        return self.entries.min
+        return self._entries.min
 
     @property
     def max_offset(self) -> int:
         """One past the highest address."""
-        return self.entries.max
+        return self._entries.max
 
     @property
     def options(self) -> F.Options:
@@ -167,9 +193,10 @@ class VmMap:
         """
         if entry is None:
             return self.entries.first
-        if entry.owner is not self.entries:
+        self.entries_field.read()
+        if entry.owner is not self._entries:
             raise self.k.panic(f"{self.name}: {entry!r} is used, and has left the map", "invariant")
-        return self.entries.next_of(entry)
+        return self._entries.next_of(entry)
 
     def range_check(self, start: int, end: int) -> tuple[int, int]:
         """VM_MAP_RANGE_CHECK: the part of [start, end) that lies in the map."""
@@ -195,7 +222,7 @@ class VmMap:
             return
         if self.debug:
             self.clip_begins(entry, "clip_start")
-        front = self.entries.clip_start(entry, addr)
+        front = self.changing.clip_start(entry, addr)
         if self.kmapents is not None:
             front.home = self.kmapents.for_split(entry)
         elif self.memory is not None:
@@ -214,7 +241,7 @@ class VmMap:
             return
         if self.debug:
             self.clip_begins(entry, "clip_end")
-        back = self.entries.clip_end(entry, addr)
+        back = self.changing.clip_end(entry, addr)
         if self.kmapents is not None:
             back.home = self.kmapents.for_split(entry)
         elif self.memory is not None:
@@ -252,7 +279,7 @@ class VmMap:
         """uvm_map_entry_unlink: take an entry out. Locks: the write lock. The size is the caller's business."""
         if self.diagnostic or self.debug:
             self.may_leave(entry)
-        self.entries.delete(entry)
+        self.changing.delete(entry)
 
     def may_leave(self, entry: MapEntry) -> None:
         """DIAGNOSTIC: an entry that is unlinked is neither hint nor first_free. DEBUG: it is as it should be."""
@@ -265,13 +292,13 @@ class VmMap:
     def forget_hint(self, entry: MapEntry) -> None:
         """SAVE_HINT(map, entry, entry->prev): the entry is about to leave, so the hint must not point to it."""
         if self.hint is entry:
-            self.hint = self.entries.prev_of(entry)
+            self.hint = self._entries.prev_of(entry)
 
     def clear_hints(self, entry: MapEntry) -> None:
         """clear_hints: the same for first_free, too."""
         self.forget_hint(entry)
         if self.first_free is entry:
-            self.first_free = self.entries.prev_of(entry)
+            self.first_free = self._entries.prev_of(entry)
 
     def use_kmapent(self) -> bool:
         """VM_MAP_USE_KMAPENT: 5.2: are its entries taken out of the map itself?"""
@@ -318,7 +345,7 @@ class VmMap:
         ghost.asked = UNALIGNED
         lock = self.lock
         if (
-            lock.busy_thread >= 0
+            lock.busy_now >= 0
             or lock.misc_lock.owner >= 0
             or self.submaps
             or (self.parent is not None and self.parent.lock.write_held())
@@ -327,8 +354,12 @@ class VmMap:
 
     def check(self) -> None:
         """The invariants of a map that nobody is changing; a violation is a panic of kind `invariant`."""
-        if not nothing_wrong(self):
-            self._hold(INVARIANTS)
+        with Aside(self.k):
+            if not self.intrsafe:
+                # Who sleeps there is looked at, too, and others may be going to sleep.
+                self.k.touch(self.lock.cv.ident.number, write=False)
+            if not nothing_wrong(self):
+                self._hold(INVARIANTS)
 
     def _hold(self, invariants: dict[str, Callable[[VmMap], str | None]]) -> None:
         for name, holds in invariants.items():

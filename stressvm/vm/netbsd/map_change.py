@@ -16,6 +16,7 @@ from stressvm.vm.entry import EntryError
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.map_va import VmMap as MapVa
 from stressvm.vm.netbsd.uvm_object import VmAmap
+from stressvm.vm.stale import bury
 
 if TYPE_CHECKING:
     from stressvm.vm.netbsd.kmapent import EntryPage
@@ -65,12 +66,14 @@ class VmMap(MapVa):
         else:
             spare = [used.home for used in (entry, dead) if used is not None and used.owner is None]
             await self.unlock_and_free(spare, quantum=bool(entry.flags & F.UVM_MAP_QUANTUM))
+        if dead is not None:
+            bury(self.k, self.name, dead)
         return 0 if entered else F.ENOMEM
 
     def neighbours(self, start: int) -> tuple[MapEntry | None, MapEntry | None]:
         """The entries before and after a free address."""
         _, prev = self.entries.lookup(start)
-        return prev, self.entries.next_of(prev) if prev is not None else self.entries.first
+        return prev, self._entries.next_of(prev) if prev is not None else self._entries.first
 
     def link(
         self, entry: MapEntry, prev: MapEntry | None, after: MapEntry | None, flags: int = 0
@@ -119,7 +122,7 @@ class VmMap(MapVa):
 
     def merge_back(self, prev: MapEntry, entry: MapEntry) -> None:
         """The entry before the new range takes it."""
-        self.entries.resize(prev, end=entry.end)
+        self.changing.resize(prev, end=entry.end)
         if entry.object is not None:
             entry.object.drop()
         if self.debug:
@@ -132,7 +135,7 @@ class VmMap(MapVa):
             prev.pageoff = max(0, after.pageoff - ((prev.end - prev.start) >> F.PAGE_SHIFT))
             after.amap = None
         self.may_leave(after)
-        self.entries.merge(prev, after)
+        self.changing.merge(prev, after)
         if after.object is not None and self.drops_twice():
             after.object.drop()
         if self.debug:
@@ -144,7 +147,7 @@ class VmMap(MapVa):
 
     def merge_forward(self, entry: MapEntry, after: MapEntry) -> None:
         """The entry behind the new range takes it."""
-        self.entries.resize(after, start=entry.start)
+        self.changing.resize(after, start=entry.start)
         if after.amap is not None:
             after.pageoff = max(0, after.pageoff - ((entry.end - entry.start) >> F.PAGE_SHIFT))
         if entry.object is not None:
@@ -159,8 +162,8 @@ class VmMap(MapVa):
             entry.amap = VmAmap()
         if entry.etype or entry.flags & F.UVM_MAP_NOMERGE:
             self.ghost.plain = False
-        self.entries.insert(entry)
-        if self.first_free is prev and (prev.end if prev is not None else self.entries.min) == entry.start:
+        self.changing.insert(entry)
+        if self.first_free is prev and (prev.end if prev is not None else self._entries.min) == entry.start:
             self.first_free = entry
         if self.debug:
             self.mapent_check(entry)
@@ -233,7 +236,7 @@ class VmMap(MapVa):
                 self.clip_end(entry, end)
             if entry.wired_count or entry.object is not None or self.memory is not None:
                 await self.remove_mappings(entry, self.unmap_flags)
-            after = self.entries.next_of(entry)
+            after = self._entries.next_of(entry)
             if self.hint is entry:
                 self.forget_hint(entry)
             self.unlink(entry)
@@ -252,7 +255,7 @@ class VmMap(MapVa):
 
     def repair_first_free(self, entry: MapEntry | None) -> None:
         """`entry` is the first to leave (None: nothing is left from there on): first_free is before what leaves."""
-        self.first_free = self.entries.prev_of(entry) if entry is not None else self.entries.last
+        self.first_free = self._entries.prev_of(entry) if entry is not None else self._entries.last
 
     async def remove_mappings(self, entry: MapEntry, flags: int) -> None:
         """Unwire an entry that leaves the map, unmap it, and let go of the kernel object. Panics on 6 for that.
@@ -276,6 +279,7 @@ class VmMap(MapVa):
 
     async def unwire(self, entry: MapEntry) -> None:
         """uvm_map_entry_unwire: not wired any more, however often it was. Locks: the write lock. Sleeps: as `UvmFault`."""
+        self.entries_field.write()
         entry.wired_count = 0
         await self.fault.unwire(self.whole(), entry.start, entry.end)
 
@@ -297,6 +301,7 @@ class VmMap(MapVa):
         for entry in dead:
             if entry.wired_count or entry.etype or entry.amap is not None or entry.home is not None:
                 await self.detach(entry)
+            bury(self.k, self.name, entry)
 
     async def detach(self, entry: MapEntry) -> None:
         """uvm_unmap_detach of one entry: drop its references. Panics on one that is wired, or a submap's.

@@ -83,9 +83,9 @@ class VmMap(MapAttributes):
         self.hint = chain[0]
         if self.first_free is blank:
             self.first_free = chain[-1]
-        self.entries.delete(blank)
+        self.changing.delete(blank)
         for entry in chain:
-            self.entries.insert(entry)
+            self.changing.insert(entry)
 
     def chain_replaced(self, freed: int) -> None:
         """The map's size, when a chain covers so many bytes less than what it has replaced. 5.2 does not think of it."""
@@ -142,7 +142,7 @@ class VmMap(MapAttributes):
                 fudge = start - entry.start
             else:
                 self.clip_start(entry, start)
-                self.hint = self.entries.prev_of(entry)
+                self.hint = self._entries.prev_of(entry)
         elif flags & F.UVM_EXTRACT_CONTIG:
             return F.EINVAL, None, chain
         else:
@@ -170,7 +170,7 @@ class VmMap(MapAttributes):
 
         Locks: the source's write lock. Returns: the entries, for uvm_unmap_detach.
         """
-        if first is not None and first.owner is not self.entries:
+        if first is not None and first.owner is not self._entries:
             raise self.k.panic(f"{self.name}: {first!r} is used, and has left the map", "invariant")
         before = self.entries.prev_of(first) if first is not None else self.entries.last
         self.hint = before

@@ -13,9 +13,9 @@ timestamp with only `misc_lock` held, as the real code does, and those reads are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from stressvm.kernel.cell import Cell
+from stressvm.kernel.cell import Atomic, Cell
 from stressvm.kernel.condvar import CondVar
 from stressvm.kernel.mutex import Mutex, SpinMutex
 from stressvm.kernel.rwlock import Rw, RwLock
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from stressvm.kernel.kernel import Kernel
 
 _TIMESTAMP_MASK = 0xFFFFFFFF
+
+#: Why the timestamp may be read without the lock under which it moves.
+TIMESTAMP_BENIGN: Final = (
+    "uvm_map_prepare compares it with only misc_lock held: a sleeper that misses a change of it looks again after a second "
+    "at most"
+)
 # An enum is slow to ask for its members.
 _WRITER = Rw.WRITER
 
@@ -39,6 +45,7 @@ class MapLock(Protocol):
         timestamp: counts write acquisitions.
         timestamp_mask: what it counts modulo, less one; 0 for a lock that does not count.
         busy_thread: the number of the thread that marked the map busy, or -1.
+        busy_now: the same, for proofs.
         on_acquire: called right after every successful write acquisition.
     """
 
@@ -48,6 +55,10 @@ class MapLock(Protocol):
     timestamp_mask: int
     busy_thread: int
     on_acquire: Callable[[], None]
+
+    @property
+    def busy_now(self) -> int:
+        """See above."""
 
     async def lock(self) -> None:
         """Acquire for writing."""
@@ -106,9 +117,23 @@ class VmMapLock:
         self.rw = rwlock(k, f"{name}.lock")
         self.misc_lock = Mutex(k, f"{name}.misc_lock")
         self.cv = CondVar(k, f"{name}.cv")
-        self.timestamp = Cell(k, 0, f"{name}.timestamp")
-        #: Number of the thread that marked the map busy, or -1.
-        self.busy_thread = -1
+        self.timestamp = Cell(k, 0, f"{name}.timestamp", TIMESTAMP_BENIGN)
+        #: The mark is a lock of its own: it is removed without the map's lock, and found to be so without misc_lock.
+        self.busy_word = Atomic(k, -1, f"{name}.busy")
+
+    @property
+    def busy_thread(self) -> int:
+        """Number of the thread that marked the map busy, or -1."""
+        return self.busy_word.peek()
+
+    @busy_thread.setter
+    def busy_thread(self, number: int) -> None:
+        self.busy_word.poke(number)
+
+    @property
+    def busy_now(self) -> int:
+        """The same, for proofs, in a step that is said to look at it already."""
+        return self.busy_word.value
 
     async def lock(self) -> None:
         """vm_map_lock: acquire for writing.
@@ -184,7 +209,8 @@ class VmMapLock:
 
     def busy_by_other(self) -> bool:
         """Is the map busy by another thread? Its owner may lock it again."""
-        return self.busy_thread >= 0 and self.busy_thread != self.k.cur
+        busy = self.busy_thread
+        return busy >= 0 and busy != self.k.cur
 
     def refuses_try(self) -> bool:
         """Does a try fail although the lock was free?"""
@@ -209,7 +235,7 @@ class VmMapLock:
 
     def moved(self) -> None:
         """The write lock has been acquired: the timestamp moves."""
-        self.timestamp.poke((self.timestamp.peek() + 1) & self.timestamp_mask)
+        self.timestamp.poke((self.timestamp.value + 1) & self.timestamp_mask)
 
 
 class IntrsafeMapLock:
@@ -224,7 +250,7 @@ class IntrsafeMapLock:
     """
 
     timestamp_mask = 0
-    busy_thread = -1
+    busy_thread = busy_now = -1
     on_acquire: Callable[[], None] = staticmethod(nothing)
 
     def __init__(self, k: Kernel, name: str, on_release: Callable[[], None]) -> None:
@@ -233,7 +259,7 @@ class IntrsafeMapLock:
         self.mutex = SpinMutex(k, f"{name}.mutex")
         self.misc_lock: Mutex = SpinMutex(k, f"{name}.misc_lock")
         self.cv = CondVar(k, f"{name}.cv")
-        self.timestamp = Cell(k, 0, f"{name}.timestamp")
+        self.timestamp = Cell(k, 0, f"{name}.timestamp", TIMESTAMP_BENIGN)
 
     async def lock(self) -> None:
         """vm_map_lock: spin until it is ours. Sleeps: no."""

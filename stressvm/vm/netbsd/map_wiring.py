@@ -36,7 +36,7 @@ class VmMap(MapChange):
         """Is there free space behind the entry, before `end`?"""
         if entry.end >= end:
             return False
-        after = self.entries.next_of(entry)
+        after = self._entries.next_of(entry)
         return after is None or after.start > entry.end
 
     # ------------------------------------------------------------ unwiring
@@ -69,6 +69,7 @@ class VmMap(MapChange):
             self.needs_copy_resolved(entry)
             self.clip_start(entry, start)
             self.clip_end(entry, end)
+            self.entries_field.write()
             entry.wired_count += 1
             if not entry.protection or self.hole_after(entry, end):
                 self.uncount_back(entry, start)
@@ -77,15 +78,17 @@ class VmMap(MapChange):
 
     def uncount_back(self, entry: MapEntry, start: int) -> None:
         """One wiring less for that entry and those before it that end above `start`."""
+        self.entries_field.write()
         before: MapEntry | None = entry
         while before is not None and before.end > start:
             before.wired_count -= 1
-            before = self.entries.prev_of(before)
+            before = self._entries.prev_of(before)
 
     def needs_copy_resolved(self, entry: MapEntry) -> None:
         """What a fault would need the write lock for: a copy-on-write entry that may be written gets its own amap."""
         if entry.wired_count or not entry.etype & F.UVM_ET_NEEDSCOPY:
             return
+        self.entries_field.write()
         if entry.max_protection & F.VM_PROT_WRITE or entry.object is None:
             self.amap_copy(entry)
 
@@ -141,6 +144,7 @@ class VmMap(MapChange):
 
         Of the entry that failed, uvm_fault_wire has unwired the pages already. Locks: the write lock. Sleeps: as `unwire`.
         """
+        self.entries_field.write()
         for entry in self.from_entry(failed, end):
             entry.wired_count -= 1
         for entry in self.from_entry(first, end):
@@ -158,7 +162,7 @@ class VmMap(MapChange):
 
     def count_all(self) -> None:
         """One wiring more for all that can be accessed. Locks: the write lock."""
-        for entry in self.entries:
+        for entry in self.changing:
             if entry.protection:
                 self.needs_copy_resolved(entry)
                 entry.wired_count += 1
@@ -169,6 +173,7 @@ class VmMap(MapChange):
         The source has the last test the wrong way round: entries that somebody else has wired, too, are unwired for good,
         and the pages of those that nobody else has stay wired. So it is here.
         """
+        self.entries_field.write()
         for entry in self.from_entry(failed, self.max_offset):
             if entry.protection:
                 entry.wired_count -= 1

@@ -90,7 +90,7 @@ class Memory(KmPages):
         )
         self.kernel_object = KernelObject(self.k, swap)
         self.fault = KmFault(self, wiredmax=len(uvm.pages) // 3 if wiredmax is None else wiredmax)
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.k)
         self.maps: list[MapBase] = []
         self.by_address = {page.phys_addr: page for page in uvm.pages}
         self.machine.add_pages(uvm.pages)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from stressvm.kernel.errors import UsageError
 from stressvm.vm.netbsd import flags as F  # noqa: N812 - the constants, as the kernel writes them
 from stressvm.vm.netbsd.vm_map_entry import MapEntry
+from stressvm.vm.stale import bury
 
 if TYPE_CHECKING:
     from stressvm.vm.netbsd.kmapent import EntryPage
@@ -223,6 +224,7 @@ async def uvm_unmap_detach(vm_map: VmMap, dead: list[MapEntry]) -> None:
     """
     for entry in dead:
         await vm_map.detach(entry)
+        bury(vm_map.k, vm_map.name, entry)
 
 
 def uvm_map_lookup_entry(vm_map: VmMap, addr: int) -> tuple[bool, MapEntry | None]:

@@ -88,6 +88,7 @@ async def uvm_map_inherit(vm_map: VmMap, start: int, end: int, new_inheritance: 
     start, end = vm_map.range_check(start, end)
     for entry in vm_map.from_entry(vm_map.clipped_from(start), end):
         vm_map.clip_end(entry, end)
+        vm_map.entries_field.write()
         entry.inheritance = new_inheritance
     await vm_map.lock.unlock()
     vm_map.k.progress()
@@ -118,6 +119,7 @@ async def uvm_map_advice(vm_map: VmMap, start: int, end: int, new_advice: int) -
         if new_advice not in _ADVICES:
             error = F.EINVAL
             break
+        vm_map.entries_field.write()
         entry.advice = new_advice
     await vm_map.lock.unlock()
     vm_map.k.progress()

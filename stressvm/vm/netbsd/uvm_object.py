@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.field import Field
 from stressvm.kernel.mutex import Mutex
 from stressvm.vm.pages import PagesOf, SwapPager
 
@@ -76,7 +77,7 @@ class KernelObject(UvmObject):
     def __init__(self, k: Kernel, swap: Swap | None = None, name: str = "uvm_kernel_object") -> None:
         super().__init__(name, kernel=True)
         self.lock = Mutex(k, f"{name}.vmobjlock")
-        self.pages = PagesOf(managed=True)
+        self.pages = PagesOf(managed=True, field=Field(k, f"{name}.pages"))
         self.pager = SwapPager(swap) if swap is not None else None
 
 

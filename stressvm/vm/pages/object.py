@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.kernel.field import Field
 from stressvm.kernel.mutex import Mutex
 from stressvm.vm.pages.swap import SwapPager
 from stressvm.vm.pages.table import PagesOf
@@ -37,7 +38,7 @@ class PageObject:
         self.k = k
         self.name = name
         self.lock = Mutex(k, f"{name}.lock")
-        self.pages = PagesOf(managed=managed)
+        self.pages = PagesOf(managed=managed, field=Field(k, f"{name}.pages"))
         self.pager = SwapPager(swap) if swap is not None else None
         self.ref_count = 1
 

@@ -10,6 +10,7 @@ from stressvm.kernel.waitq import QueueOps
 from stressvm.vm.pages import flags as F  # noqa: N812 - the constants, as the kernels write them
 
 if TYPE_CHECKING:
+    from stressvm.kernel.field import Field
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.mutex import Mutex
     from stressvm.kernel.op import ObjectId
@@ -138,6 +139,7 @@ class Page:
         channel: where threads wait for it while it is busy; None for a page that nobody waits for.
 
     Attributes:
+        books: declares that the books of physical memory, if it is a part of that, are changed.
         phys_addr: as given.
         number: the page frame's number.
         owner, pindex: the object that it belongs to, if any, and where in that, in pages.
@@ -156,11 +158,12 @@ class Page:
     """
 
     __slots__ = (
+        "_clean",
+        "_content",
+        "books",
         "busy",
         "busy_thread",
         "channel",
-        "clean",
-        "content",
         "managed",
         "md_modified",
         "md_referenced",
@@ -182,6 +185,7 @@ class Page:
         self.phys_addr = phys_addr
         self.number = phys_addr >> F.PAGE_SHIFT
         self.channel = channel
+        self.books: Field | None = None
         self.owner: PageOwner | None = None
         self.pindex = 0
         self.queue = NONE
@@ -189,11 +193,11 @@ class Page:
         self.busy = False
         self.wanted = False
         self.busy_thread = -1
-        self.clean = True
+        self._clean = True
         self.pageout = False
         self.released = False
         self.zeroed = False
-        self.content = F.UNKNOWN
+        self._content = F.UNKNOWN
         self.managed = True
         self.pv_list: dict[Any, Any] = {}
         self.md_modified = False
@@ -204,14 +208,50 @@ class Page:
         """Where in its owner, bytes."""
         return self.pindex << F.PAGE_SHIFT
 
+    @property
+    def clean(self) -> bool:
+        """See the class. It, and what the page holds, is used without any lock: by processors, and by who has it busy."""
+        self.used(write=False)
+        return self._clean
+
+    @clean.setter
+    def clean(self, clean: bool) -> None:
+        self.used(write=True)
+        self._clean = clean
+
+    @property
+    def content(self) -> str:
+        """See the class."""
+        self.used(write=False)
+        return self._content
+
+    @content.setter
+    def content(self, content: str) -> None:
+        self.used(write=True)
+        self._content = content
+
+    def used(self, *, write: bool) -> None:
+        """The current step reads, or changes, what is on its own: the busy word, the dirty bits, what the page holds."""
+        channel = self.channel
+        if channel is not None:
+            k = channel.k
+            use = (len(k.trace), k.cur, channel.ident.number, write)
+            if k.cur >= 0 and (not k.touched or k.touched[-1] != use):
+                k.touched.append(use)
+            if write and self.queue is FREE and self.books is not None:
+                # Nobody should: that is what the books would show.
+                self.books.write()
+
     def set_busy(self, thread: int) -> None:
         """It is that thread's alone until it is made unbusy. Locks: the owner's, or none for a page just allocated."""
         assert not self.busy, f"{self!r} is busy already"
+        self.used(write=True)
         self.busy = True
         self.busy_thread = thread
 
     def set_unbusy(self) -> None:
         """It is busy no more, and not wanted. Wakes nobody: that is a step of the caller's."""
+        self.used(write=True)
         self.busy = self.wanted = False
         self.busy_thread = -1
 

@@ -21,8 +21,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from stressvm.kernel.aside import Aside
 from stressvm.kernel.cell import Atomic
 from stressvm.kernel.errors import UsageError
+from stressvm.kernel.field import Field
 from stressvm.vm.pages import flags as F  # noqa: N812 - the constants, as the kernels write them
 from stressvm.vm.pages.invariants import INVARIANTS, census, nothing_wrong
 from stressvm.vm.pages.page import ACTIVE, FREE, INACTIVE, NONE, Page, PageChannel
@@ -36,6 +38,15 @@ if TYPE_CHECKING:
 
 #: Where physical memory begins: a multiple of 2 MiB, so that frames can be mapped by superpages.
 PHYS_BASE: Final = 0x20_0000
+
+#: Why the lengths of queues, and what is wanted of them, may be read without the queues' lock.
+_COUNTS_BENIGN: Final = (
+    "whoever allocates looks at how long the queues are without their lock, and counts what he did not get by an atomic "
+    "addition: a wrong answer wakes the daemon once too often, or a little later"
+)
+
+#: Why the books are kept without a lock that all who do so hold.
+_BOOKS_BENIGN: Final = "the books are the model's own; wired pages are counted by atomic additions, or nearly right"
 
 
 class FreeCount(Atomic):
@@ -118,13 +129,16 @@ class PhysMem:
     __slots__ = (
         "active",
         "allocated",
+        "books_field",
         "buckets",
         "cache",
         "claimed",
         "colormask",
+        "counts_field",
         "daemon_woken",
         "failed",
         "free",
+        "free_field",
         "freed",
         "held",
         "inactive",
@@ -136,6 +150,7 @@ class PhysMem:
         "page_is_mapped",
         "pages",
         "prove",
+        "queues_field",
         "reclaimed",
         "shortage",
         "unmapped_later",
@@ -158,6 +173,12 @@ class PhysMem:
             raise UsageError(f"{ncolors} page colours: a power of two is needed")
         self.k = k
         self.free = FreeCount(k, npages, name)
+        #: The free list; the paging queues; how long those are.
+        self.free_field = Field(k, "free list")
+        self.queues_field = Field(k, "paging queues")
+        self.counts_field = Field(k, "paging queues, counts", _COUNTS_BENIGN)
+        #: What only the books know, and which pages are whose, and wired.
+        self.books_field = Field(k, "books of pages", _BOOKS_BENIGN)
         self.shortage = shortage
         self.prove = prove
         self.colormask = ncolors - 1
@@ -167,6 +188,7 @@ class PhysMem:
         self.buckets: list[tuple[list[Page], list[Page]]] = [([], []) for _ in range(ncolors)]
         for page in reversed(self.pages):
             page.queue = FREE
+            page.books = self.books_field
             self.bucket(page).append(page)
         self.nextcolor = 0
         self.claimed = 0
@@ -193,6 +215,7 @@ class PhysMem:
 
         Locks: the free list's. Sleeps: no.
         """
+        self.free_field.write()
         for n in range(self.colormask + 1):
             at = (color + n) & self.colormask
             unknown, zeroed = self.buckets[at]
@@ -206,6 +229,7 @@ class PhysMem:
 
     def push_free(self, page: Page) -> None:
         """A page goes on the free list. Not counted yet. Locks: the free list's. Sleeps: no."""
+        self.free_field.write()
         page.queue = FREE
         self.buckets[page.number & self.colormask][page.zeroed].append(page)
 
@@ -215,6 +239,7 @@ class PhysMem:
 
     def note_taken(self, kind: str, free: int) -> None:
         """An allocation of that kind succeeds, at that free count."""
+        self.books_field.write()
         self.allocated += 1
         if free < self.lowest.get(kind, free + 1):
             self.lowest[kind] = free
@@ -235,6 +260,7 @@ class PhysMem:
 
     def adopt(self, page: Page, owner: PageOwner, pindex: int) -> None:
         """A loose page becomes an object's. Locks: the object's. Sleeps: no."""
+        self.books_field.write()
         owner.pages.insert(page, pindex, owner)
         if not owner.pages.listed:
             owner.pages.listed = True
@@ -245,6 +271,7 @@ class PhysMem:
         """A page is taken from its object, and loose. Locks: the object's. Sleeps: no."""
         owner = page.owner
         assert owner is not None, f"{page!r} has no owner"
+        self.books_field.write()
         owner.pages.remove(page)
         self.loose += 1
 
@@ -253,17 +280,18 @@ class PhysMem:
     def enqueue(self, page: Page, queue: PageQueue) -> None:
         """To the young end of a paging queue, from another or from none. Locks: the paging queues'. Sleeps: no."""
         self.dequeue(page)
+        self.queues_field.write()
+        self.counts_field.write()
         page.queue = queue
         (self.active if queue is ACTIVE else self.inactive)[page.number] = page
 
     def dequeue(self, page: Page) -> None:
         """Off its paging queue, if it is on one. Locks: the paging queues'. Sleeps: no."""
-        if page.queue is ACTIVE:
-            del self.active[page.number]
-        elif page.queue is INACTIVE:
-            del self.inactive[page.number]
-        else:
+        if not self.paged(page):
             return
+        self.queues_field.write()
+        self.counts_field.write()
+        del (self.active if page.queue is ACTIVE else self.inactive)[page.number]
         page.queue = NONE
 
     def paged(self, page: Page) -> bool:
@@ -272,6 +300,7 @@ class PhysMem:
 
     def mapped(self, page: Page) -> bool:
         """Is there a managed mapping of the page? Within the caller's step."""
+        page.used(write=False)
         return bool(page.pv_list) or (self.page_is_mapped is not None and self.page_is_mapped(page))
 
     def left_mapped(self, page: Page) -> bool:
@@ -344,13 +373,18 @@ class PhysMem:
 
     def check(self) -> None:
         """Every invariant, by name; a violation is a panic of kind `invariant`. Locks: the free list's. O(npages)."""
-        if nothing_wrong(self):
-            return
-        said = census(self)
-        for name, holds in INVARIANTS.items():
-            wrong = holds(self, said)
-            if wrong is not None:
-                raise self.k.violation(self.free.ident.name, name, wrong)
+        with Aside(self.k):
+            # It looks at all pages, whoever has what locks of theirs.
+            self.free_field.read()
+            self.queues_field.read()
+            self.books_field.read()
+            if nothing_wrong(self):
+                return
+            said = census(self)
+            for name, holds in INVARIANTS.items():
+                wrong = holds(self, said)
+                if wrong is not None:
+                    raise self.k.violation(self.free.ident.name, name, wrong)
 
     def panic(self, text: str) -> Exception:
         """The exception for `raise`, with the thread's name first."""

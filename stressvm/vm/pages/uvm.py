@@ -153,6 +153,7 @@ class Uvm(PhysMem):
 
     def waiting(self) -> list[int]:
         """Those asleep on &uvmexp.free."""
+        self.k.touch(self.free_channel.ident.number, write=False)
         return self.free_channel.waiters
 
     def counted_waiters(self) -> int:

@@ -98,6 +98,7 @@ class UvmPage(Uvm):
 
     def needsscan(self) -> bool:
         """uvmpdpol_needsscan_p: are there fewer inactive pages than there should be?"""
+        self.counts_field.read()
         return len(self.inactive) < self.inactarg
 
     async def wake_pagedaemon(self) -> None:
@@ -118,11 +119,13 @@ class UvmPage(Uvm):
         Source: sys/uvm/uvm_page.c, uvm_pagefree. That nothing maps the page is what the source assumes and does not
         check; that it is not another thread's is what UVM_PAGE_TRKOWN is there to find.
         """
+        page.used(write=True)
         self.check_freeable(page)
         if page.owner is not None:
             self.disown(page)
         self.dequeue(page)
         if page.wire_count:
+            self.books_field.write()
             page.wire_count = 0
             self.wired -= 1
         page.set_unbusy()
@@ -177,6 +180,9 @@ class UvmPage(Uvm):
 
     def mark_wanted(self, page: Page) -> None:
         """PG_WANTED. Locks: the owner's."""
+        page.used(write=True)
+        if page.owner is not None:
+            page.owner.pages.changed()
         page.wanted = True
 
     async def sleep_on(self, page: Page, owner: PageOwner, wmesg: str) -> None:
@@ -201,6 +207,9 @@ class UvmPage(Uvm):
         for page in pages:
             if page.owner is not None and not page.owner.lock.owned():
                 raise self.panic(f"uvm_page_unbusy: KASSERT: the lock of {page.owner.name} is not held")
+            if page.owner is not None:
+                page.owner.pages.changed()
+            page.used(write=False)
             if not page.busy or page.pageout:
                 raise self.panic(f"uvm_page_unbusy: KASSERT: {page!r} is not busy, or being paged out")
             if page.wanted:
@@ -237,6 +246,7 @@ class UvmPage(Uvm):
     def uvm_pagewire(self, page: Page) -> None:
         """Wire it once more; a wired page is on no paging queue. Locks: uvm_pageqlock. Sleeps: no. Source: uvm_page.c."""
         self._pageq_held("uvm_pagewire")
+        self.books_field.write()
         if not page.wire_count:
             self.dequeue(page)
             self.wired += 1
@@ -247,6 +257,7 @@ class UvmPage(Uvm):
         self._pageq_held("uvm_pageunwire")
         if not page.wire_count:
             raise self.panic(f"uvm_pageunwire: {page!r} is not wired")
+        self.books_field.write()
         page.wire_count -= 1
         if not page.wire_count:
             self.wired -= 1

@@ -97,6 +97,7 @@ class UvmPages(UvmPager):
         """
         if not await self.swap_is_full():
             return True
+        self.counts_field.read()
         pageable = len(self.active) + len(self.inactive)
         return self.filepages - self.wired >= min(pageable >> 4, _FIVE_MB)
 
@@ -155,6 +156,7 @@ class UvmPages(UvmPager):
 
     def uvmpdpol_tune(self) -> None:
         """A third of the pageable pages should be inactive, and more than the target of free ones. Locks: pageqlock."""
+        self.counts_field.write()
         pageable = len(self.active) + len(self.inactive)
         self.inactarg = max(pageable * _INACTIVEPCT >> 8, self.freetarg + 1)
 
@@ -164,6 +166,7 @@ class UvmPages(UvmPager):
         drained = 0
         await self.bufcache_lock.lock()
         while drained < most and self.cache:
+            self.books_field.write()
             page = self.cache.pop()
             self.held -= 1
             self.loose += 1
@@ -188,7 +191,9 @@ class UvmPages(UvmPager):
         dirtyreacts = 0
         lockownerfail = 0
         cluster: list[tuple[Page, int]] = []
+        self.queues_field.read()
         for page in list(self.inactive.values()):
+            self.queues_field.read()
             if self.inactive.get(page.number) is not page:
                 continue
             if await self.met(len(cluster)) or dirtyreacts == UVMPD_NUMDIRTYREACTS:
@@ -279,7 +284,9 @@ class UvmPages(UvmPager):
 
         Source: sys/uvm/uvm_pdpolicy_clock.c, uvmpdpol_balancequeue.
         """
+        self.queues_field.read()
         for page in list(self.active.values()):
+            self.queues_field.read()
             if len(self.inactive) >= self.inactarg:
                 break
             owner = page.owner

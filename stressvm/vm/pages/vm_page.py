@@ -85,6 +85,7 @@ class VmPage(VmBusy):
 
     async def vm_page_free_toq(self, page: Page) -> None:
         """See `vm_page_free`."""
+        page.used(write=True)
         self.check_freeable(page)
         if self.paged(page):
             await self.pagequeue.lock()
@@ -135,6 +136,7 @@ class VmPage(VmBusy):
         if obj is not None and not req & F.VM_ALLOC_NOBUSY:
             page.set_busy(self.k.cur)
         if req & F.VM_ALLOC_WIRED:
+            self.books_field.write()
             page.wire_count = 1
             self.wired += 1
         if obj is not None:
@@ -159,6 +161,7 @@ class VmPage(VmBusy):
     async def vm_page_wire(self, page: Page) -> None:
         """Wire it once more; a wired page is on no paging queue. Locks: takes the queues'. Sleeps: for it."""
         await self.pagequeue.lock()
+        self.books_field.write()
         if not page.wire_count:
             self.dequeue(page)
             self.wired += 1
@@ -170,6 +173,7 @@ class VmPage(VmBusy):
         if not page.wire_count:
             raise self.panic(f"vm_page_unwire: page {page!r}'s wire count is zero")
         await self.pagequeue.lock()
+        self.books_field.write()
         page.wire_count -= 1
         if not page.wire_count:
             self.wired -= 1

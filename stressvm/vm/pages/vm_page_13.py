@@ -111,6 +111,7 @@ class VmPage13(VmBusy13, VmPage):
 
         Locks: the object's on entry and exit, given up while asleep. Source: sys/vm/vm_page.c, vm_domain_alloc_fail.
         """
+        self.counts_field.write()
         self.vm_pageout_deficit += 1
         if not req & (F.VM_ALLOC_WAITOK | F.VM_ALLOC_WAITFAIL):
             return False
@@ -229,9 +230,11 @@ class VmPage13(VmBusy13, VmPage):
 
     def waiting(self) -> list[int]:
         """Those asleep on &vm_min_domains."""
+        self.k.touch(self.min_channel.ident.number, write=False)
         return self.min_channel.waiters
 
     def counted_waiters(self) -> int:
         """vm_min_waiters; unknown while another thread is changing it."""
+        self.k.touch(self.vm_domainset_lock.ident.number, write=False)
         holders = self.vm_domainset_lock.holders()
         return self.vm_min_waiters if not holders or holders == [self.k.cur] else sys.maxsize

@@ -53,6 +53,7 @@ class VmPage2013(VmBusy2013, VmPage):
         page = self.take(kind, req)
         await self.release_free()
         if page is None:
+            self.counts_field.write()
             self.vm_pageout_deficit += 1
             await self.pagedaemon_wakeup()
             return None
@@ -149,6 +150,7 @@ class VmPage2013(VmBusy2013, VmPage):
 
     def waiting(self) -> list[int]:
         """Those asleep on &v_free_count."""
+        self.k.touch(self.free_channel.ident.number, write=False)
         return self.free_channel.waiters
 
     def counted_waiters(self) -> int:

@@ -75,6 +75,7 @@ class VmPageout(VmPage):
     async def candidates(self) -> list[Page]:
         """The inactive pages, oldest first. Locks: takes the paging queues'. Sleeps: for it."""
         await self.pagequeue.lock()
+        self.queues_field.read()
         found = list(self.inactive.values())
         await self.pagequeue.unlock()
         return found
@@ -82,6 +83,7 @@ class VmPageout(VmPage):
     async def lock_owner(self, page: Page) -> PageOwner | None:
         """If a page is still inactive, and its object not locked, lock that. Locks: takes the paging queues'."""
         await self.pagequeue.lock()
+        self.queues_field.read()
         owner = page.owner
         if owner is not None and (self.inactive.get(page.number) is not page or not await owner.lock.trylock()):
             owner = None
@@ -153,6 +155,7 @@ class VmPageout(VmPage):
         Locks: takes the paging queues'. Sleeps: for it.
         """
         await self.pagequeue.lock()
+        self.queues_field.read()
         for page in list(self.active.values()):
             if shortage <= len(self.inactive):
                 break
@@ -168,6 +171,7 @@ class VmPageout(VmPage):
         most = pages if self.cache_yield is None else min(pages, self.cache_yield)
         drained = 0
         while drained < most and self.cache:
+            self.books_field.write()
             page = self.cache.pop()
             self.held -= 1
             self.loose += 1
@@ -207,6 +211,7 @@ class VmPages2013(VmPageout, VmPage2013):
         """What lacks to the target, and what failed; nothing if nobody needs pages."""
         if not self.vmd_pass:
             return 0
+        self.counts_field.write()
         deficit, self.vm_pageout_deficit = self.vm_pageout_deficit, 0
         return self.v_free_target - await self.free.load() + deficit
 
@@ -248,5 +253,6 @@ class VmPages13(VmPageout, VmPage13):
 
     async def shortage_now(self) -> int:
         """What lacks to the target, and what failed."""
+        self.counts_field.write()
         deficit, self.vm_pageout_deficit = self.vm_pageout_deficit, 0
         return self.v_free_target - await self.free.load() + deficit

@@ -69,14 +69,17 @@ class PmapCore(Entries):
 
     def activated(self, cpu: int) -> None:
         """The processor uses it from now on."""
+        self.tables.used(write=True)
         self.active |= 1 << cpu
         self.machine.curpmap[cpu] = self
 
     def deactivated(self, cpu: int) -> None:
         """The processor uses it no more; it forgets what it had of it, unless it has process-context ids."""
+        self.tables.used(write=True)
         self.active &= ~(1 << cpu)
         self.machine.curpmap[cpu] = None
         if not self.machine.pcid:
+            self.tlbs[cpu].used(write=True)
             self.tlbs[cpu].clear()
 
     async def activate(self) -> None:
@@ -148,6 +151,7 @@ class PmapCore(Entries):
     def _walk(self, tlb: Tlb, va: int, prot: int) -> PhysPage | PageFault:
         """The processor reads the tables, sets the bits, and remembers what it found."""
         tlb.drop(va)
+        self.tables.used(write=True)
         pte = self.tables.entry(va)
         if not _allows(pte, prot):
             return self._fault(va, prot, pte, present=bool(pte))
@@ -201,11 +205,13 @@ class PmapCore(Entries):
 
         Locks: any. No switch.
         """
+        self.tables.used(write=False)
         for start, directory, index in self.tables.slots(sva, eva):
             if index in directory.supers or directory.tables[index].within(start, eva):
                 found = next(iter(self.translations(start, eva)))
                 return f"{found.va:#x} is handed out, and still mapped to {found.pa:#x}"
         for tlb in self.tlbs:
+            tlb.used(write=False)
             if not tlb.small and not tlb.large:
                 continue
             cached = [vpn << F.PAGE_SHIFT for vpn in tlb.within(sva, eva)]

@@ -58,6 +58,9 @@ class FreeBSDCore(PmapCore):
         super().check()
         duty = self.duty
         if duty.doomed:
+            self.tables.used(write=True)
+            for tlb in self.tlbs:
+                tlb.used(write=False)
             left = duty.left()
             if left is not None:
                 raise self.broken("G20 tlb", f"the lock is released, and {left}")
@@ -82,6 +85,7 @@ class FreeBSDCore(PmapCore):
 
     def ipi_targets(self) -> list[Tlb]:
         """Which processors to tell: those that the pmap is active on, the current one first."""
+        self.tables.used(write=False)
         cpu = self.machine.cpu()
         targets = [tlb for tlb in self.tlbs if self.active >> tlb.cpu & 1]
         targets.sort(key=lambda tlb: tlb.cpu != cpu)
@@ -107,6 +111,7 @@ class FreeBSDCore(PmapCore):
         """pm_gen: what processors with other user pmaps remember by process-context id is worth nothing any more."""
         for tlb in self.tlbs:
             if not self.active >> tlb.cpu & 1:
+                tlb.used(write=True)
                 forget(tlb)
 
     async def invalidate_page(self, va: int) -> None:
@@ -158,6 +163,7 @@ class FreeBSDCore(PmapCore):
         if self.pv_spare:
             self.pv_spare -= 1
             return True
+        machine.counts_pv_entries()
         if machine.pv_entries_max is not None and machine.pv_entries >= machine.pv_entries_max:
             return False
         machine.pv_entries += 1
@@ -165,12 +171,14 @@ class FreeBSDCore(PmapCore):
 
     def free_pv_entry(self) -> None:
         """free_pv_entry."""
+        self.machine.counts_pv_entries()
         self.machine.pv_entries -= 1
 
     async def reserve_pv_entries(self, needed: int, lockp: PvLock) -> None:
         """reserve_pv_entries: so many that nobody else can take. Locks: as get_pv_entry."""
         machine = self.machine
         while self.pv_spare < needed:
+            machine.counts_pv_entries()
             if machine.pv_entries_max is not None and machine.pv_entries >= machine.pv_entries_max:
                 await self.reclaim_pv_entry(lockp)
             else:
@@ -242,6 +250,7 @@ class FreeBSDCore(PmapCore):
 
     def list_page(self, va: int, md: MdPage) -> None:
         """Put a mapping at the end of its page's pv list. Locks: the list's."""
+        md.page.used(write=True)
         md.page.pv_list[self, va] = None
         md.pv_gen += 1
         self.listed[md] = None
@@ -250,6 +259,7 @@ class FreeBSDCore(PmapCore):
         """pmap_pvh_remove. Locks: the list's."""
         if (self, va) not in md.page.pv_list:
             raise self.kassert("pmap_pvh_free", f"pv not found: {va:#x} in the list of {md.page.phys_addr:#x}")
+        md.page.used(write=True)
         del md.page.pv_list[self, va]
         md.pv_gen += 1
         self.listed[md] = None

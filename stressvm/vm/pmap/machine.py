@@ -7,10 +7,11 @@ another or migrates. A processor has the kernel's pmap always and one user pmap 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stressvm.kernel.cell import Cell
 from stressvm.kernel.errors import UsageError
+from stressvm.kernel.field import Field
 from stressvm.kernel.rwlock import Rw, RwLock
 from stressvm.vm.pmap.delayed import DelayedInvl
 from stressvm.vm.pmap.flags import NBPDR, PAGE_SIZE, PDRSHIFT, PG_FRAME, PG_PS_FRAME, trunc_2mpage
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from stressvm.kernel.kernel import Kernel
     from stressvm.vm.pmap.core import PmapCore
+
+#: Why entries of pv lists are counted without a lock that all who do so hold.
+_PV_BENIGN: Final = (
+    "the supply is counted by atomic additions, and who finds it empty takes entries from other mappings"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Machine:
         self.invl = DelayedInvl(k)
         self.pv_locks = tuple(RwLock(k, f"pvlist{n}") for n in range(npvlocks))
         self.pv_entries_max = pv_entries_max
+        #: There are no more than so many, so who takes one changes what others get.
+        self.pv_field = None if pv_entries_max is None else Field(k, "pv entries", _PV_BENIGN)
         self.pv_entries = 0
         self.pv_reclaimed = 0
         #: Which user pmap each processor has.
@@ -165,6 +173,11 @@ class Machine:
     def is_mapped(self, page: PhysPage) -> bool:
         """Is there any managed mapping of the page? Reads the lists as they are, without their lock; no switch."""
         return bool(page.pv_list) or bool(self.pvh(page.phys_addr).pv_list)
+
+    def counts_pv_entries(self) -> None:
+        """The current step asks how many entries of pv lists there are, or takes some, or gives some back."""
+        if self.pv_field is not None:
+            self.pv_field.write()
 
     def pv_lock(self, pa: int) -> RwLock:
         """PHYS_TO_PV_LIST_LOCK: one lock for all pages of 2 MiB, and for others."""

@@ -342,6 +342,7 @@ class NetBSDPmap(Updating):
 
     def list_page(self, va: int, md: MdPage) -> None:
         """pmap_enter_pv. Locks: the list's."""
+        md.page.used(write=True)
         md.page.pv_list[self, va] = None
         self.listed[md] = None
 
@@ -356,5 +357,6 @@ class NetBSDPmap(Updating):
         await lockp.change_to(old)
         if (self, va) not in md.page.pv_list:
             raise self.kassert("pmap_remove_pv", f"pv not found: {va:#x} in the list of {md.page.phys_addr:#x}")
+        md.page.used(write=True)
         del md.page.pv_list[self, va]
         self.listed[md] = None

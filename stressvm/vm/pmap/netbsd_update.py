@@ -55,6 +55,8 @@ class Updating(PmapCore):
 
         Changes that another call of pmap_update is just telling are told once more, so that this one, too, keeps its word.
         """
+        # The queues are changed where entries are.
+        self.tables.used(write=True)
         promised = [queue for queue in self.open if queue.pages or queue.doomed]
         if not promised:
             return
@@ -76,6 +78,7 @@ class Updating(PmapCore):
             # First: while the others are told, any of these may come back.
             for tlb in self.tlbs:
                 if not self.active >> tlb.cpu & 1:
+                    tlb.used(write=True)
                     self.forget(tlb, todo)
         for tlb in targets:
             op = tlb.ops.invalidate
@@ -87,6 +90,7 @@ class Updating(PmapCore):
 
     def shoot_targets(self) -> list[Tlb]:
         """The processors that the pmap is active on, the current one first."""
+        self.tables.used(write=False)
         cpu, tlbs = self.machine.cpu(), self.tlbs
         return [tlb for tlb in (tlbs[cpu], *tlbs[:cpu], *tlbs[cpu + 1 :]) if self.active >> tlb.cpu & 1]
 
@@ -100,6 +104,7 @@ class Updating(PmapCore):
 
     def keep_word(self, queue: Shootdown) -> None:
         """pmap_update is done: nothing that these changes obsoleted may be left."""
+        self.tables.used(write=True)
         left = queue.left()
         if left is not None:
             raise self.broken("G20 tlb", f"pmap_update is done, and {left}")

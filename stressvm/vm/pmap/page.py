@@ -35,6 +35,9 @@ class PhysPage(Protocol):
     busy: bool
     managed: bool
 
+    def used(self, *, write: bool) -> None:
+        """The current step reads, or changes, what is on its own."""
+
 
 class Frame:
     """A page frame and no more, for worlds without `stressvm.vm.pages`, and for page tables.
@@ -57,6 +60,9 @@ class Frame:
         self.busy = False
         self.managed = managed
         self.content = content
+
+    def used(self, *, write: bool) -> None:
+        """The current step reads, or changes, what is on its own. Of a frame and no more nobody asks that."""
 
     def __repr__(self) -> str:
         """The frame's address."""

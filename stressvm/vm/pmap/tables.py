@@ -123,6 +123,10 @@ class PageTables(KernelObject):
             await k.baton
         k.trace.append((k.cur, op, va))
 
+    def used(self, *, write: bool) -> None:
+        """The current step, of whatever operation, also reads or changes an entry, or who uses the tables."""
+        self.k.touch(self.ident.number, write=write)
+
     def directory(self, va: int) -> Directory | None:
         """The page directory for `va`, if there is one."""
         pdp = self.pml4.get(va >> PML4SHIFT & _INDEX)

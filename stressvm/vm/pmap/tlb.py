@@ -84,6 +84,10 @@ class Tlb(KernelObject):
         self.small: dict[int, TlbEntry] = {}
         self.large: dict[int, TlbEntry] = {}
 
+    def used(self, *, write: bool) -> None:
+        """The current step, of whatever operation, also reads or changes what is remembered."""
+        self.k.touch(self.ident.number, write=write)
+
     def find(self, va: int) -> TlbEntry | None:
         """What an access to `va` would use. After a promotion there may be both kinds; the small one is taken."""
         return self.small.get(va >> PAGE_SHIFT) or self.large.get(va >> PDRSHIFT)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.bench.defects.freebsd_memory_world import LOW, PAGE, RW, MemoryWorld, R, kernel, swapped
 from stressvm.vm import freebsd
-from tests.freebsd_memory import LOW, PAGE, RW, MemoryWorld, R, kernel, swapped
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from stressvm import Kernel
+    from stressvm.kernel.kernel import Kernel
 
 
 def two_faults(k: Kernel, **kw: Any) -> None:
@@ -206,7 +206,7 @@ def remap_during_io(k: Kernel, **kw: Any) -> None:
         rc, page = await freebsd.vmspace_access(space.map, LOW, R)
         assert rc == 0
         assert page is not None
-        assert page.content == "file:1"
+        assert page.content == "file:1", f"{page.content} is not what is mapped"
 
     world.spawn(reader)
     world.spawn(remapper)
@@ -362,3 +362,18 @@ def addresses_wait(k: Kernel, version: str = "2013", **kw: Any) -> None:
         assert await freebsd.kmem_malloc(kmem, 2 * PAGE, freebsd.M_WAITOK)
 
     k.spawn(has)
+
+
+def fixed_in_the_kernel(k: Kernel, **kw: Any) -> None:
+    """Two threads map kernel memory, one of them at a fixed place."""
+    kmem = kernel(k, 10, **kw)
+    low = kmem.map.min_offset
+
+    async def fixed() -> None:
+        assert await freebsd.vm_map_fixed(kmem.map, None, 0, low + 6 * PAGE, PAGE) == 0
+
+    async def anywhere() -> None:
+        assert (await freebsd.vm_map_find(kmem.map, None, 0, low, PAGE))[0] == 0
+
+    for body in (fixed, anywhere):
+        k.spawn(body, name=body.__name__)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stressvm.bench.defects.freebsd_world import HOLESOK, LOW, PAGE, READ, RW, SYSTEM, USER, WRITE, World
 from stressvm.vm import freebsd
 from stressvm.vm.freebsd import Fault, UserMapLock
-from tests.lone_map import HOLESOK, LOW, PAGE, SYSTEM, USER
-from tests.wiring import READ, RW, WRITE, World
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from stressvm.bench.defects.defect import Build
+    from stressvm.kernel.kernel import Kernel
 
 COW = freebsd.MAP_COPY_ON_WRITE
 NONE, SHARE = freebsd.VM_INHERIT_NONE, freebsd.VM_INHERIT_SHARE
@@ -283,3 +285,41 @@ def two_waiters(world: World) -> None:
     take(world, "small", 1)
     give(world, "one", 0, 1)
     give(world, "three", 3, 6)
+
+
+def two_look(world: World) -> None:
+    """Two readers look up entries at the ends of the map, so that a tree would be rearranged by both."""
+    for page in (0, 2, 4, 6):
+        world.insert(page, page + 1, freebsd.VmObject(1))
+
+    async def looks(*places: int) -> None:
+        for page in places:
+            await world.map.lock.lock_read()
+            found, entry = await freebsd.vm_map_lookup_entry(world.map, LOW + page * PAGE)
+            assert found
+            assert entry is not None
+            assert entry.start == LOW + page * PAGE
+            await world.map.lock.unlock_read()
+
+    world.spawn("low", looks, 0, 2)
+    world.spawn("high", looks, 6, 4)
+
+
+def faults_in_a_stack(cls: type[freebsd.VmMap] = freebsd.VmMap13) -> Build:
+    """Two threads touch the pages below a stack that grows downwards, by four pages at a time."""
+
+    def build(k: Kernel) -> None:
+        freebsd.sysctl(k).sgrowsiz = 4 * PAGE
+        vm = freebsd.vmspace_alloc(k, LOW, LOW + 64 * PAGE, cls=cls, fault=freebsd.LookupFault(), name="proc")
+        size, end = 16 * PAGE, LOW + 32 * PAGE
+        vm.map.stack_locked(end - size, size, 4 * PAGE, RW, RW, freebsd.MAP_STACK_GROWS_DOWN)
+
+        async def push(addr: int) -> None:
+            result, found = await vm.map.vm_map_lookup(addr, WRITE, grow=True)
+            assert found is not None, f"a fault in the stack's gap ended with {result}, and the thread with a signal"
+            await found.vm_map.lookup_done()
+
+        for number in range(2):
+            vm.adopt(k.spawn(push, end - (5 + number) * PAGE, name=f"push{number}"))
+
+    return build
