@@ -127,7 +127,7 @@ class DPOR(PartialOrderSearch):
         step.below = []
         step.branch = None
         if not self.world:
-            self.world = len(step.pend)
+            self.world = _world(k)
         if not step.enabled:
             # Which of the timers that are due goes first is a choice, and each is another execution.
             first, *others = k.candidates(mask)
@@ -146,7 +146,7 @@ class DPOR(PartialOrderSearch):
     def _go_to(self, k: Kernel, step: Step, node: Node) -> None:
         """On the path to the piece."""
         if not self.world:
-            self.world = len(step.pend)
+            self.world = _world(k)
         step.thread, step.label, step.sleep, step.tree, step.below, step.branch = node
         if not step.mask >> step.thread & 1:
             raise self.impossible(k, step)
@@ -380,3 +380,8 @@ class DPOR(PartialOrderSearch):
             if weak_initial(z, items, left) != NO:
                 return False
         return insert(before.tree, items, left)
+
+
+def _world(k: Kernel) -> int:
+    """How many threads the world was built with: others may have been spawned before the first decision."""
+    return len(k.threads) - sum(t >= 0 and op is k.spawn_op for t, op, _ in k.trace)

@@ -346,7 +346,7 @@ class VmMap:
         lock = self.lock
         if (
             lock.busy_now >= 0
-            or lock.misc_lock.owner >= 0
+            or lock.misc_lock.owner == self.k.cur
             or self.submaps
             or (self.parent is not None and self.parent.lock.write_held())
         ):
