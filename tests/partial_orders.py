@@ -102,11 +102,12 @@ def explored(
                 found.stuck = found.stuck or k.alive > 0
                 driver.unwind()
                 again = getattr(search, "again", None) if repeat else None
-                if again is not None:
+                while again is not None:
                     other = await execute(what, driver, again, 0)
                     again.compare(k, verdict, other)
                     assert class_of(k) == name
                     driver.unwind()
+                    again = again.following
 
     in_trio(main)
     return found

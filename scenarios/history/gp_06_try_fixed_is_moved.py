@@ -15,7 +15,7 @@ from stressvm import Kernel, scenario
 from stressvm.vm import freebsd, pages
 
 if TYPE_CHECKING:
-    from stressvm.vm.freebsd.vm_map_find import Request
+    from stressvm.vm.freebsd import Request
 
 SOURCE = "DragonFly, sys/vm/vm_mmap.c, MAP_TRYFIXED; repaired by cadb984bf2, April 2009"
 PAGE = freebsd.PAGE_SIZE

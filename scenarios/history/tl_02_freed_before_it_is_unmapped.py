@@ -59,6 +59,9 @@ def unmap_and_write(k: Kernel, cls: type[Space]) -> None:
     async def writes() -> None:
         if not isinstance(await space.pmap.access(VA, pmap.VM_PROT_WRITE), pmap.PageFault):
             space.content.poke(THEIRS)
+        else:
+            # With a fault it is not written; a search is told all the same that this step is about the page.
+            space.content.peek()
 
     async def allocates() -> None:
         if await space.phys.vm_page_alloc(None, 0, ANY) is not None:

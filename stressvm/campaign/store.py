@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stressvm.explore.seen import Seen
 
 FILE: Final = "campaign.sqlite"
-FORMAT: Final = "stressvm-campaign:1"
+FORMAT: Final = "stressvm-campaign:2"
 
 _SCHEMA: Final = """
 CREATE TABLE campaign (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

@@ -21,10 +21,12 @@ class Rehearsal:
         k: has just been through the execution.
     """
 
-    __slots__ = ("done", "order", "seen")
+    __slots__ = ("done", "order", "seen", "spawns")
 
     def __init__(self, k: Kernel) -> None:
         self.order = [t for t, op, _ in k.trace if t >= 0 and is_step(op)]
+        #: Threads spawned threads. A search begins new threads at once, which is another order, with other numbers.
+        self.spawns = any(t >= 0 and op.kind == "spawn" for t, op, _ in k.trace)
         self.begin()
 
     def begin(self) -> None:

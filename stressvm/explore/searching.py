@@ -91,6 +91,8 @@ class Searcher:
         """
         search = self.search
         assert isinstance(search, DPOR)
+        if rehearsal.spawns:
+            return -1
         search.rehearsal = rehearsal
         try:
             outcome = await self._next()
@@ -147,10 +149,11 @@ class Searcher:
         self.calls = number + 1
         self.done += not (getattr(self.search, "vain", False) or (self.rehearsed and not number))
         again = getattr(self.search, "again", None)
-        if again is not None:
+        while again is not None:
             other = await execute(self.subject, lane, again)
             try:
                 again.compare(k, verdict, other)
             finally:
                 lane.unwind()
+            again = again.following
         return outcome

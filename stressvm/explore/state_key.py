@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from types import CellType, CodeType
 
 #: Of a kernel object these are not its state.
-NO_STATE: Final = frozenset({"__weakref__", "ident", "k", "lock_op", "ops", "unlock_op"})
+NO_STATE: Final = frozenset(
+    {"__weakref__", "benign", "ident", "k", "lock_op", "ops", "told_read", "told_write", "unlock_op"}
+)
 
 #: Types whose values are plain.
 PLAIN: Final = frozenset({int, bool, str, bytes, type(None)})

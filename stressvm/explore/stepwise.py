@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from stressvm.explore.dependency import CUT, Step, take_footprint
-from stressvm.explore.reorder import Reordered
+from stressvm.explore.reorder import Reordered, several
 from stressvm.explore.tape import diverged
 from stressvm.kernel.errors import UsageError
 from stressvm.kernel.every_step import EveryStepKernel
@@ -50,6 +50,8 @@ class Stepwise:
         self.cut = 0
         self.repeated = 0
         self.again: Reordered | None = None
+        #: An execution has been done again in several orders.
+        self.turned = False
         self.untold = False
         self.steps: list[Step] = []
         self.kept = 0
@@ -215,8 +217,14 @@ class Stepwise:
         number = self.number
         if (number >= REPEATED and number & (number - 1)) or self.cut:
             return None
-        again = Reordered(k, self.steps)
-        if again.same:
+        if not self.turned and k.trouble is None:
+            # The first that nothing cut off: all that there is to a small space, perhaps.
+            self.turned = True
+            again = several(k, self.steps)
+        else:
+            once = Reordered(k, self.steps)
+            again = None if once.same else once
+        if again is None:
             return None
         self.repeated += 1
         return again

@@ -29,7 +29,7 @@ class Field(KernelObject):
         benign: why its unordered uses are no bug, if the code that is modelled relies on them; "" if they are one.
     """
 
-    __slots__ = ("benign", "changed", "looked")
+    __slots__ = ("benign", "told_read", "told_write")
 
     TYPE = "field"
 
@@ -38,7 +38,7 @@ class Field(KernelObject):
         self.ident, _ = k.adopt(self, self.TYPE, name, _make_ops)
         self.benign = benign
         #: Where it was last said to be read, and changed: to say so again within a step would tell nothing.
-        self.looked = self.changed = -1
+        self.told_read = self.told_write = -1
 
     def read(self) -> None:
         """The current step reads it. No switch; may be called while the world is built, where it means nothing."""
@@ -46,9 +46,9 @@ class Field(KernelObject):
         if k.cur >= 0:
             at = len(k.trace)
             here = (at << 40) + (len(k.asides) << 16) + k.cur
-            if here != self.looked:
-                self.looked = here
-                if here != self.changed:
+            if here != self.told_read:
+                self.told_read = here
+                if here != self.told_write:
                     k.touched.append((at, k.cur, self.ident.number, READ))
 
     def write(self) -> None:
@@ -57,6 +57,6 @@ class Field(KernelObject):
         if k.cur >= 0:
             at = len(k.trace)
             here = (at << 40) + (len(k.asides) << 16) + k.cur
-            if here != self.changed:
-                self.changed = here
+            if here != self.told_write:
+                self.told_write = here
                 k.touched.append((at, k.cur, self.ident.number, WRITE))

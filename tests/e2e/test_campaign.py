@@ -184,7 +184,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 #: Campaigns, each killed up to five times.
-CAMPAIGNS: Final = 12 if LONG else 2
+CAMPAIGNS: Final = 12 if LONG else 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers as Linux shows them")

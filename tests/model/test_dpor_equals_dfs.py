@@ -138,6 +138,12 @@ def test_any_program(program: list[list[Operation]], timers: Timers) -> None:
     compare(tuple(map(tuple, program)), timers)
 
 
+def test_a_thread_that_is_spawned_before_the_first_decision_hides_nothing() -> None:
+    """Its start is no step that anybody sees: another thread's panic comes before it or after it, and it is the same."""
+    program: Threads = ((("section", 6), ("join", 6)), (("wakeup", 3), ("wakeup", 1)), (("spawn", 6),))
+    assert compare(program, Timers.ANYTIME) == 12
+
+
 # ---------------------------------------------------------------- programs with known numbers of classes
 
 PROGRAMS: Final = [parse(record) for record in read(Path(__file__).parents[1] / "data" / "programs.jsonl.gz")]

@@ -15,6 +15,7 @@ from stressvm import Timers, scenario
 from stressvm.bench.defects.netbsd_memory import DropsTheCount, GoesOn, IgnoresWaiters, WaitsInTwoSteps
 from stressvm.explore.execution import Subject
 from stressvm.explore.hunt import Result, Settings, hunt_subject
+from stressvm.kernel.aside import Aside
 from stressvm.vm import pages
 from stressvm.vm.netbsd import VmMapLock
 from stressvm.vm.pages import PageObject, PageQueue, Swap, UvmPages, VmPages13, VmPages2013
@@ -174,7 +175,8 @@ def removal(cls: type[UvmPages] = UvmPages) -> Build:
 
         async def removes() -> None:
             await uvm.uvm_km_pgremove(obj, 0, 3 * PAGE)
-            left = [page.pindex for page in obj.pages if not page.busy]
+            with Aside(k):
+                left = [page.pindex for page in obj.pages if not page.busy]
             assert not left, f"pages {left} are left behind"
 
         k.spawn(uses, name="uses")

@@ -21,6 +21,7 @@ UNTOLD: Final = {
     "interlocked_work_steal_queue",
     "interlocked_work_steal_queue_with_state",
     "lw_04_release_in_two_steps",
+    "netbsd6_wired_halves",
     "peterson_broken",
     "st_03_spinner_bit_cleared",
     "st_04_handoff_left_behind",

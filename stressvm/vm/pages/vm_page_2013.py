@@ -11,7 +11,7 @@ Source: sys/vm/vm_page.c of release/10.4. Cached pages (PG_CACHED) are left out.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from stressvm.kernel.cell import Cell
 from stressvm.kernel.sleepq import SleepQueue
@@ -21,6 +21,12 @@ from stressvm.vm.pages.vm_page_busy import VmBusy2013
 
 if TYPE_CHECKING:
     from stressvm.vm.pages.page import Page, PageOwner
+
+
+_NEEDED_BENIGN: Final = (
+    "pagedaemon_wakeup looks at it and raises it without the mutex of the free pages: raised twice it is the same, and the "
+    "daemon looks again at how many pages are free"
+)
 
 
 class VmPage2013(VmBusy2013, VmPage):
@@ -39,7 +45,7 @@ class VmPage2013(VmBusy2013, VmPage):
     def make_waiting(self) -> None:
         """See `VmMeter`."""
         k = self.k
-        self.vm_pages_needed = Cell(k, False, "vm_pages_needed")
+        self.vm_pages_needed = Cell(k, False, "vm_pages_needed", benign=_NEEDED_BENIGN)
         self.vm_pageout_pages_needed = False
         self.free_channel = SleepQueue(k, "v_free_count.sleepers")
         self.needed_channel = SleepQueue(k, "vm_pages_needed.sleepers")
