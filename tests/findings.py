@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from stressvm import cli
 from stressvm.explore.hunt import hunt_subject
 from stressvm.explore.loading import select
@@ -37,7 +39,8 @@ def explanation(name: str) -> str:
 
     in_trio(main)
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("COLUMNS", "100")
         status = cli.main(["explain", blobs[0]])
     assert status == 1, (name, status)
     return re.sub(r"\.py:\d+", ".py", out.getvalue())
