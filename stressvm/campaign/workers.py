@@ -213,9 +213,9 @@ class Workers:
                         def recalled(made: int = made) -> bool:
                             return int.from_bytes(self.recalled[:], "little") > made or os.getppid() != parent
 
-                        batch: Batch | Explored = Batch(lease.first)
+                        batch: Batch | Explored
                         if recalled():
-                            pass
+                            batch = Batch(lease.first)
                         elif lease.piece is None:
                             batch = await runner.run(lease.first, lease.stop, lease.seconds, recalled)
                         else:

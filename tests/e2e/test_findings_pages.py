@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.findings import COMMAND, FOLDER, explanation
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_a_page_shows_what_its_commands_print(path: object) -> None:
+def test_a_page_shows_what_its_commands_print(path: Path) -> None:
     """After a change: `python -m tests.findings`."""
-    page = path.read_text(encoding="utf-8")  # type: ignore[attr-defined]
+    page = path.read_text(encoding="utf-8")
     found = list(COMMAND.finditer(page))
     assert found
     for one in found:
