@@ -58,6 +58,15 @@ class Plain:
                 return page
         return None
 
+    def wraps(self, hint: int, align: int) -> bool:
+        """Does rounding up the place to start from pass the end of the address space?
+
+        The kernel then searches from address 0, and may answer with a place below the hint: not what a list says.
+        """
+        start = max(hint, self.low)
+        start = next((end for one, end, _ in self.ranges if one <= start < end), start)
+        return align > 0 and -(-start * PAGE // align) * align >= 1 << 64
+
     def enter(self, start: int, end: int, like: Like) -> int:
         """Put a range in and merge it with what touches it and is like it; how many entries there are more."""
         alike = [
@@ -151,6 +160,7 @@ class AgainstPlainList(RuleBasedStateMachine):
         hint = plain.low + at
         assume(hint >= 0)
         align = 0 if fixed else align
+        assume(not plain.wraps(hint, align))
         got = self.lone.now(
             netbsd.uvm_map(
                 kmap,
@@ -176,6 +186,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     @rule(which=which_map, at=places, pages=pages, align=alignments)
     def findspace(self, which: int, at: int, pages: int, align: int) -> None:
         kmap, plain = self.pick(which)
+        assume(not plain.wraps(plain.low + at, align))
         place = plain.first_fit(plain.low + at, pages, align)
         assert kmap.findspace((plain.low + at) * PAGE, pages * PAGE, align) == (
             place * PAGE if place is not None else None
@@ -194,6 +205,7 @@ class AgainstPlainList(RuleBasedStateMachine):
     def uvm_km_alloc(self, which: int, pages: int, odd: int, align: int, flags: int) -> None:
         """The size is rounded up; the hint is the map's lowest address; nobody holds the lock."""
         kmap, plain = self.pick(which)
+        assume(not plain.wraps(plain.low, align))
         va = self.lone.now(netbsd.uvm_km_alloc(kmap, pages * PAGE - odd, align, MINE | flags))
         like = Like(quantum=kmap.version == "5.2")
         assert va == self.mapped(kmap, plain, plain.first_fit(plain.low, pages, align), pages, like)
