@@ -24,6 +24,9 @@ class Detector(Protocol):
         per_class: what it says is the same for all executions that differ in the order of independent steps only (see
             happens_before.py). Then it is asked once for each class; numbers of steps in its texts may be those of
             another execution of the class until the finding is recorded.
+
+    One that also has `of_promises`, and it is true, is not asked where the world has made no promise, that is, nothing with
+    `Kernel.once`.
     """
 
     @property

@@ -129,6 +129,8 @@ class Inspector:
         detectors = [*own, *named]
         self.by_class = [detector for detector in detectors if detector.per_class]
         self.each = [detector for detector in detectors if not detector.per_class]
+        #: Of those, the ones that have something to say of a world that promises nothing.
+        self.always = [detector for detector in self.each if not getattr(detector, "of_promises", False)]
         #: The order in which answers are told.
         self.rank = {id(detector): place for place, detector in enumerate(detectors)}
         #: By class, what the detectors said that ask for classes only.
@@ -148,8 +150,9 @@ class Inspector:
     def look(self, k: Kernel) -> tuple[Verdict, ...]:
         """What an ended execution shows, the gravest first, each bug once; see `Detector.look`."""
         found = self._of_class(k) if self.by_class else []
-        if self.each:
-            found = found + self._ask(self.each, k)
+        each = self.each if k.singletons else self.always
+        if each:
+            found = found + self._ask(each, k)
         if not found:
             return ()
         found = sorted(found, key=_rank)

@@ -39,6 +39,8 @@ R = TypeVar("R")
 #: `Call.end` of a call that has not returned.
 NEVER: Final = -1
 
+_NAME: Final = "histories"
+
 
 class _Ops(NamedTuple):
     call: Op
@@ -115,6 +117,8 @@ class History(KernelObject):
         self.model = model
         #: The bits of threads within a call.
         self.inside = 0
+        every: list[History] = k.once(_NAME, list)
+        every.append(self)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> None:
         """The current thread begins a call. No switch.
@@ -183,6 +187,12 @@ class History(KernelObject):
         error = UsageError(f"{self.ident.name}: {text}")
         self.k.abort(error)
         return error
+
+
+def histories(k: Kernel) -> Sequence[History]:
+    """Those of an execution, in the order in which they were made."""
+    found: list[History] = k.singletons.get(_NAME, [])
+    return found
 
 
 def calls_of(trace: Sequence[Event], history: History) -> list[Call]:

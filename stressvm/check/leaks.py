@@ -27,6 +27,7 @@ class Leaks:
 
     kind = "leak"
     per_class = False
+    of_promises = True
 
     def look(self, k: Kernel) -> tuple[Verdict, ...]:
         """See Detector."""

@@ -22,7 +22,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from stressvm.check.history import NEVER, Call, History, calls_of
+from stressvm.check.history import NEVER, Call, History, calls_of, histories
 from stressvm.check.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ class Histories:
 
     kind = "not-linearizable"
     per_class = False
+    of_promises = True
 
     def look(self, k: Kernel) -> Verdict | None:
         """See Detector."""
@@ -268,11 +269,11 @@ def judge_histories(k: Kernel, steps: int = STEPS_MAX) -> Verdict | None:
         k: the kernel, with the execution's objects and trace.
         steps: see `linearize`. What cannot be told within so many is no finding.
     """
-    for obj in k.objects:
-        if isinstance(obj, History) and obj.model is not None:
-            judgement = linearize(calls_of(k.trace, obj), obj.model, steps)
+    for history in histories(k):
+        if history.model is not None:
+            judgement = linearize(calls_of(k.trace, history), history.model, steps)
             if judgement.answer is Answer.BROKEN:
-                return _verdict(k, obj, judgement)
+                return _verdict(k, history, judgement)
     return None
 
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 #: A thread is nowhere before its first step: when it starts is not in the trace.
 NOT_YET: Final = sys.maxsize
 
-#: Every one of so many first executions is looked at, later every sixteenth: which ones, depends on numbers alone.
-ALL_OF_FIRST: Final = 256
-LATER_EVERY: Final = 16
+#: Every one of so many first executions is looked at, later ever fewer: which ones, depends on numbers alone.
+ALL_OF_FIRST: Final = 128
+LATER_EVERY: Final = 64
 
 
 def is_looked_at(number: int) -> bool:

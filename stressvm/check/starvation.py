@@ -81,6 +81,7 @@ class Starvation:
 
     def __init__(self, otherwise: Bounds | None = None) -> None:
         self.otherwise = otherwise
+        self.of_promises = otherwise is None
 
     def look(self, k: Kernel) -> tuple[Verdict, ...]:
         """See Detector."""

@@ -179,6 +179,7 @@ class Herds:
 
     def __init__(self, otherwise: Bounds | None = None) -> None:
         self.otherwise = otherwise
+        self.of_promises = otherwise is None
 
     def look(self, k: Kernel) -> tuple[Verdict, ...]:
         """See Detector."""

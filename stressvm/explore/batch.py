@@ -110,12 +110,6 @@ class Batch:
         return self.exhausted or bool(self.failures and not keep_going)
 
 
-class _Done(NamedTuple):
-    own: int
-    steps: int
-    klass: int
-
-
 class _Span:
     """A batch under way: numbers go out to the lanes, and what they did comes back in any order."""
 
@@ -125,7 +119,8 @@ class _Span:
         self.stop = stop
         self.started = time.monotonic()
         self.pause = self.started + seconds
-        self.done: list[_Done] = []
+        #: Of each execution: its number, its steps and its class. Plain tuples: there are tens of thousands in a second.
+        self.done: list[tuple[int, int, int]] = []
         self.failures: list[tuple[int, Failure]] = []
         self.pairs: list[tuple[int, frozenset[Pair]]] = []
         #: By number: what a sampler notes of an execution, see Auto.
@@ -140,8 +135,11 @@ class _Span:
 
     def batch(self) -> Batch:
         """In order of number, up to where it stopped."""
-        done = sorted(one for one in self.done if one.own < self.stop)
-        batch = Batch(self.first, len(done), array("Q", [one.klass for one in done]), sum(one.steps for one in done))
+        stop = self.stop
+        done = sorted(one for one in self.done if one[0] < stop)
+        batch = Batch(
+            self.first, len(done), array("Q", [klass for _, _, klass in done]), sum(steps for _, steps, _ in done)
+        )
         batch.seconds = time.monotonic() - self.started
         known: set[str] = set()
         # The failures of one execution stay in the order of their gravity.
@@ -266,6 +264,7 @@ class Runner:
         subject = self.subject
         k = lane.k
         done = span.done
+        class_of = subject.inspector.class_of
         keep_going = self.settings.keep_going
         number_of = self.shard.number_of
         searching = self.searcher is not None
@@ -279,7 +278,7 @@ class Runner:
             try:
                 if not searching or not await self._searched(strategy, span, index, number):
                     verdict = await execute(subject, lane, strategy, number, audit=index < AUDITED)
-                    done.append(_Done(index, len(k.trace), subject.inspector.class_of(k)))
+                    done.append((index, len(k.trace), class_of(k)))
                     if is_looked_at(number):
                         span.pairs.append((index, self.pairs.look(k)))
                     if noting is not None and noting.notes:
@@ -337,7 +336,7 @@ class Runner:
         return True
 
     def _note(self, span: _Span, index: int, number: int, outcome: Outcome) -> None:
-        span.done.append(_Done(index, outcome.steps, outcome.klass))
+        span.done.append((index, outcome.steps, outcome.klass))
         span.pairs.append((index, outcome.pairs))
         verdict = outcome.verdict
         if verdict is not None:
