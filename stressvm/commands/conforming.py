@@ -14,6 +14,7 @@ from stressvm.campaign.config import positive, seed
 from stressvm.commands.hunt import FOUND, OK
 from stressvm.conform.conform import conform
 from stressvm.kernel.errors import UsageError
+from stressvm.report.console import several
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +59,7 @@ def render(tally: Tally) -> str:
     head = f"{tally.path}{by}: {tally.passed} of {tally.cases} {tally.kind} agree"
     done = f"{tally.operations_passed} of {tally.operations} operations"
     if tally.executions:
-        head += f" in {tally.executions} executions ({done}; {tally.met} of {tally.outcomes} outcomes came about)"
+        head += f" in {several(tally.executions, 'execution')} ({done}; {tally.met} of {tally.outcomes} outcomes came about)"
     else:
         head += f", {done}"
     lines = [head]

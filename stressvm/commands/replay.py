@@ -27,7 +27,7 @@ from stressvm.kernel.kernel import Timers
 from stressvm.kernel.looped import looped
 from stressvm.kernel.stepped import stepped
 from stressvm.kernel.watchdog import Watchdog
-from stressvm.report.console import width
+from stressvm.report.console import several, width
 from stressvm.report.explain import explain as explain_recording
 from stressvm.report.explain import headline
 from stressvm.report.facts import post_mortem_facts, turning_facts
@@ -104,7 +104,7 @@ def shrink(args: argparse.Namespace) -> int:
         print(
             f"preemptions {shrunk.preemptions_before} -> {best.preemptions}, decisions against the default "
             f"{shrunk.switches_before} -> {sum(1 for choice in best.choices if choice)}, "
-            f"steps {len(recording.records)} -> {len(best.records)}, in {shrunk.executions} executions"
+            f"steps {len(recording.records)} -> {len(best.records)}, in {several(shrunk.executions, 'execution')}"
         )
         if shrunk.fewest:
             print("no schedule with fewer preemptions shows it")

@@ -9,7 +9,7 @@ import orjson
 
 from stressvm._version import __version__
 from stressvm.campaign.facts import finding_facts, is_ok, result_facts
-from stressvm.report.console import Progress, paint, width
+from stressvm.report.console import Progress, paint, several, width
 from stressvm.report.explain import explain
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class HumanView(View):
         }[result.status]
         if result.interrupted and result.status in ("clean", "missed"):
             word, colour = "interrupted", "yellow"
-        rate = f"{result.executions} executions, {result.seen.distinct} distinct, {result.seconds:.2f} s"
+        rate = f"{several(result.executions, 'execution')}, {result.seen.distinct} distinct, {result.seconds:.2f} s"
         if result.status in ("clean", "missed"):
             rate += f", about {result.seen.unseen_mass:.0%} of interleavings unseen"
             for said in result.coverage.words():
@@ -152,7 +152,8 @@ class HumanView(View):
             print("\n".join(f"    {line}".rstrip() for line in lines))
         print(
             f"    {_found_when(finding)}; shrunk from {shrunk.preemptions_before} preemptions to "
-            f"{finding.recording.preemptions}{' (the fewest there are)' if shrunk.fewest else ''} in {shrunk.executions} executions"
+            f"{finding.recording.preemptions}{' (the fewest there are)' if shrunk.fewest else ''} in "
+            f"{several(shrunk.executions, 'execution')}"
             + (" (cut short: `stressvm shrink` goes on)" if shrunk.cut else "")
         )
         if finding.note:
@@ -168,4 +169,6 @@ class HumanView(View):
         colour = "green" if summary["ok"] else "red"
         if summary["interrupted"]:
             verdict = f"interrupted, {self.total - len(results)} scenarios not reached; {verdict}"
-        print(f"{paint(verdict, colour, sys.stdout)}; {executions} executions in {seconds:.1f} s", flush=True)
+        print(
+            f"{paint(verdict, colour, sys.stdout)}; {several(executions, 'execution')} in {seconds:.1f} s", flush=True
+        )

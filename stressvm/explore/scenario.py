@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
@@ -111,6 +111,11 @@ def _storable(scenario: str, name: str, value: Any) -> Any:
     raise UsageError(f"scenario {scenario}: parameter {name}={value!r} cannot be written into a schedule")
 
 
+@overload
+def scenario(build: Callable[..., None], /) -> Scenario: ...
+
+
+@overload
 def scenario(
     *,
     expect: str | None = None,
@@ -121,10 +126,26 @@ def scenario(
     hz: int = 100,
     executions: int = 0,
     checks: Iterable[str | Detector] = (),
-) -> Callable[[Callable[..., None]], Scenario]:
-    """Make a scenario of a function `(k, **parameters)`.
+) -> Callable[[Callable[..., None]], Scenario]: ...
+
+
+def scenario(
+    build: Callable[..., None] | None = None,
+    /,
+    *,
+    expect: str | None = None,
+    tolerate: Iterable[str] | None = None,
+    source: str = "",
+    timers: Timers = Timers.IDLE,
+    max_steps: int = 10_000,
+    hz: int = 100,
+    executions: int = 0,
+    checks: Iterable[str | Detector] = (),
+) -> Scenario | Callable[[Callable[..., None]], Scenario]:
+    """Make a scenario of a function `(k, **parameters)`: `@scenario`, or `@scenario(...)` with what it declares.
 
     Args:
+        build: the function, where nothing is declared.
         expect: the kind of finding that must be found (see `stressvm.KINDS`); None: nothing may be found.
         tolerate: kinds of findings that do not count, because the world is made so. By default a scenario that
             declares a bug of another kind tolerates `exhausted` sleepers: scarcity is what makes its bug show.
@@ -179,7 +200,7 @@ def scenario(
             checks=checks,
         )
 
-    return make
+    return make if build is None else make(build)
 
 
 def _parameters(build: Callable[..., None]) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def width(default: int = 100) -> int:
     return shutil.get_terminal_size((default, 24)).columns
 
 
+def several(number: int, what: str) -> str:
+    """That many of something, whose plural has an s: "1 execution", "2 executions"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def compact(number: float) -> str:
     """1234567 as 1.23M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -86,7 +91,7 @@ class Progress:
         rate = result.executions / result.seconds if result.seconds > 0 else 0.0
         about = "~" if result.seen.sampled else ""
         parts = [
-            f"[{self.number}/{self.total}] {self.name}: {compact(result.executions)} executions",
+            f"[{self.number}/{self.total}] {self.name}: {compact(result.executions)} execution{'' if result.executions == 1 else 's'}",
             f"{compact(rate)}/s",
             f"{about}{compact(result.seen.distinct)} distinct",
             f"{result.seen.unseen_mass:.1%} unseen",

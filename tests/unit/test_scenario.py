@@ -35,6 +35,15 @@ def test_a_scenario_knows_its_name_story_file_and_parameters() -> None:
     assert scenario()(_plain).story == ""
 
 
+def test_where_nothing_is_declared_the_parentheses_may_be_left_out() -> None:
+    @scenario
+    def world(k: Kernel, n: int = 1) -> None:
+        pass
+
+    assert (world.name, dict(world.params), world.expect) == ("world", {"n": 1}, None)
+    world(Kernel(), n=2)
+
+
 def test_a_scenario_can_be_called_as_the_function_it_was() -> None:
     called: list[Any] = []
 
