@@ -85,6 +85,8 @@ class BoundedPOR(PartialOrderSearch):
             steps.pop()
         self.kept = len(steps)
         self.exhausted = not steps
+        if self.exhausted and self.accesses.grown:
+            self._begin_anew()
 
     # ------------------------------------------------------------ what is left to try
 

@@ -55,6 +55,7 @@ class Step:
         thread: whose it is; -1 for what is done before the first decision.
         label: outcomes of its data choices; `arities` how many alternatives each had, and `values` the outcomes in full.
         mask: who could be chosen.
+        nth: which of its thread's steps it is, from 1 on; 0: not counted yet.
         enabled: the same, but 0 where nothing could be done and a timer had to fire.
         current: who had the baton and could have gone on; -1 for nobody.
         pend: what every thread had announced.
@@ -84,6 +85,7 @@ class Step:
         "label",
         "mark",
         "mask",
+        "nth",
         "offers",
         "op",
         "others",
@@ -112,6 +114,7 @@ class Step:
     label: Label
     mark: int
     mask: int
+    nth: int
     offers: int
     op: Op
     others: dict[int, int] | None

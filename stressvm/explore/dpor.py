@@ -46,12 +46,13 @@ from typing import TYPE_CHECKING
 from stressvm.explore.dependency import NOTHING_MORE
 from stressvm.explore.partial_order import PartialOrderSearch
 from stressvm.explore.stepwise import provided
+from stressvm.explore.subtree import Node
 from stressvm.explore.wakeup_tree import NO, Branch, Item, insert, leads_to, stripped, weak_initial
 
 if TYPE_CHECKING:
     from stressvm.explore.dependency import Step
     from stressvm.explore.rehearsal import Rehearsal
-    from stressvm.explore.subtree import Node, Subtree
+    from stressvm.explore.subtree import Subtree
     from stressvm.explore.wakeup_tree import Label
     from stressvm.kernel.kernel import Kernel
     from stressvm.kernel.op import Op
@@ -76,21 +77,30 @@ class DPOR(PartialOrderSearch):
 
     def _restart(self) -> None:
         super()._restart()
-        self.base = -1
-        #: The path to where the piece goes on, while it is gone for the first time.
-        self.path: tuple[Node, ...] = ()
-        if self.subtree is not None:
-            self.path = copy.deepcopy(self.subtree.path)
-            self.base = self.subtree.base
         self.blocked = 0
-        #: The index of the step where everything that could be done was asleep, 0 for none: what follows is in vain.
-        self.in_vain = 0
         #: Steps have accessed something else than was foreseen.
         self.varied = False
         if self.rehearsal is not None:
             self.rehearsal.begin()
         #: How many threads the world has.
         self.world = 0
+
+    def _no_steps(self) -> None:
+        super()._no_steps()
+        self.base = -1
+        #: The path to where the piece goes on, while it is gone for the first time.
+        self.path: tuple[Node, ...] = ()
+        #: The index of the step where everything that could be done was asleep, 0 for none: what follows is in vain.
+        self.in_vain = 0
+        if self.subtree is not None:
+            self.path = copy.deepcopy(self.subtree.path)
+            self.base = self.subtree.base
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        # What was under way in the piece is to be explored again.
+        given = self.path[: max(self.base, 0)]
+        self.path = tuple(Node(node.thread, node.label, [], [], [], None) for node in given)
 
     @property
     def bounds(self) -> str:
@@ -100,7 +110,7 @@ class DPOR(PartialOrderSearch):
     @property
     def provided(self) -> str:
         """See Stepwise."""
-        return provided(self.repeated, untold=self.untold, varied=self.varied)
+        return provided(self.repeated, untold=self.untold, varied=self.varied, differ=self.accesses.vary)
 
     @property
     def left(self) -> int:
@@ -259,6 +269,8 @@ class DPOR(PartialOrderSearch):
             steps.pop()
         self.kept = len(steps)
         self.exhausted = len(steps) <= self.base + 1
+        if self.exhausted and self.accesses.grown:
+            self._begin_anew()
 
     def label(self, step: Step) -> Label:
         """The outcomes of a step's data choices, without the zeros at the end."""
@@ -296,7 +308,10 @@ class DPOR(PartialOrderSearch):
         if 0 < self.in_vain <= index or index <= self.base:
             return
         step = self.steps[index]
-        touches, writes = (step.touches, step.writes) if op is None else (op.touches, op.writes)
+        if op is None:
+            touches, writes = step.touches, step.writes
+        else:
+            touches, writes = self.accesses.foreseen(self.steps, index, t, op)
         label = stripped(values)
         if self._insert(step, [], t, label, touches, writes, 0):
             return

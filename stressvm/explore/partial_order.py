@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stressvm.explore.dependency import CUT, Step, ends_all
+from stressvm.explore.accesses import Accesses
+from stressvm.explore.dependency import CUT, Step, ends_all, take_footprint
 from stressvm.explore.stepwise import Stepwise
 from stressvm.kernel.kernel import members
 from stressvm.kernel.op import ENDED, EVERYTHING, Op, bits, whose_end
@@ -29,6 +30,10 @@ class PartialOrderSearch(Stepwise):
 
     def _restart(self) -> None:
         super()._restart()
+        self.accesses = Accesses()
+        self._no_steps()
+
+    def _no_steps(self) -> None:
         #: By what is accessed, the bits of the steps that access it, and of those that write it.
         self.users: dict[int, int] = {}
         self.writers: dict[int, int] = {}
@@ -44,6 +49,20 @@ class PartialOrderSearch(Stepwise):
         self.own = (0, 0)
         #: (index of a step, thread that could have done something before and was woken by it)
         self.lost: list[tuple[int, int]] = []
+
+    def _begin_anew(self) -> None:
+        """From the start, with all that has been learnt of what steps access."""
+        self.steps.clear()
+        self._root()
+        self._no_steps()
+        self.accesses.grown = False
+        self.exhausted = False
+
+    def account(self, step: Step, k: Kernel) -> None:
+        """See Stepwise."""
+        take_footprint(step, k)
+        if self.accesses.known or len(k.touched) != step.mark:
+            self.accesses.widen(self.steps, k)
 
     # ------------------------------------------------------------ happens-before and races
 

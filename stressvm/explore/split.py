@@ -33,6 +33,7 @@ class Rests(NamedTuple):
     untold: bool = False
     varied: bool = False
     cut: int = 0
+    differ: bool = False
 
     def plus(self, other: Rests) -> Rests:
         """That of both."""
@@ -41,6 +42,7 @@ class Rests(NamedTuple):
             self.untold or other.untold,
             self.varied or other.varied,
             max(self.cut, other.cut),
+            self.differ or other.differ,
         )
 
     @property
@@ -51,7 +53,7 @@ class Rests(NamedTuple):
     @property
     def provided(self) -> str:
         """See Stepwise."""
-        return provided(self.repeated, untold=self.untold, varied=self.varied)
+        return provided(self.repeated, untold=self.untold, varied=self.varied, differ=self.differ)
 
 
 class Piece:
@@ -127,7 +129,7 @@ class Piece:
     def rests(self) -> Rests:
         """On what it rests that all of it, but the children, has been explored."""
         search = self.search
-        return Rests(search.repeated, search.untold, search.varied, search.cut)
+        return Rests(search.repeated, search.untold, search.varied, search.cut, search.accesses.vary)
 
     @property
     def bounds(self) -> str:

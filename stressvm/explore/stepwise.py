@@ -147,6 +147,7 @@ class Stepwise:
         op = step.pend[step.thread]
         assert op is not None
         step.op = op
+        step.nth = 0
         accesses = op.accesses
         if len(accesses) == 1:
             step.offers = k.objects[accesses[0][0]].offers()
@@ -254,13 +255,14 @@ class Stepwise:
         raise NotImplementedError
 
 
-def provided(repeated: int, *, untold: bool, varied: bool = False) -> str:
+def provided(repeated: int, *, untold: bool, varied: bool = False, differ: bool = False) -> str:
     """On what it depends that a search has explored everything, in words.
 
     Args:
         repeated: executions that agreed when they were done in another order.
         untold: threads were told the time where it is not known what it depends on.
         varied: steps accessed something else than was foreseen.
+        differ: steps did not access the same in all orders.
     """
     found = (
         "provided that threads share nothing but kernel objects and what locks protect "
@@ -270,4 +272,9 @@ def provided(repeated: int, *, untold: bool, varied: bool = False) -> str:
         found += ", and that nothing depends on the time that threads were told"
     if varied:
         found += "; in other orders steps accessed other things than before, of which no proof is known"
+    if differ:
+        found += (
+            "; a step counts as accessing all that it did in any order, so that some executions may differ in nothing but the "
+            "order of independent steps"
+        )
     return found

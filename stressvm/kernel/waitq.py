@@ -20,7 +20,7 @@ from stressvm.kernel.op import WRITE, ObjectId, Op, signals_of
 from stressvm.kernel.thread import Sleep, Thread, Wake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from stressvm.kernel.kernel import Kernel
 
@@ -177,6 +177,24 @@ class WaitQueue(KernelObject):
                 self._wake(t, Wake.WOKEN)
         else:
             k.trace.append(self.ops.wake_all.events[k.cur])
+
+    async def wake_these(self, choose: Callable[[], Iterable[int]]) -> tuple[int, ...]:
+        """Wake those who are chosen in the waker's step, for policies of wakeup; who they were. Sleeps: no.
+
+        Args:
+            choose: pure; the numbers of threads that sleep here.
+        """
+        k = self.k
+        if k.away(self.ops.wake_all):
+            await k.baton
+        woken = tuple(choose())
+        if not woken:
+            k.trace.append(self.ops.wake_all.events[k.cur])
+            return woken
+        k.trace.append((k.cur, self.ops.wake_all, woken))
+        for t in woken:
+            self._wake(t, Wake.WOKEN)
+        return woken
 
     def _wake(self, t: int, how: Wake) -> None:
         """Take thread `t` off the queue and let it go on; a part of the waker's step."""

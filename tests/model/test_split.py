@@ -32,7 +32,8 @@ def test_random_programs(mix: str) -> None:
         )
         build = building(program)
         timers = draw.choice(list(Timers))
-        whole = explored(build, DPOR(), timers=timers, limit=EXECUTIONS)
+        dpor = DPOR()
+        whole = explored(build, dpor, timers=timers, limit=EXECUTIONS)
         if not whole.exhausted:
             continue
         search = SplitDPOR(draw.choice((1, 2, 3, 7, 20)))
@@ -40,7 +41,8 @@ def test_random_programs(mix: str) -> None:
         assert split.exhausted
         assert split.outcomes == whole.outcomes, (mix, timers, program)
         assert set(split.classes) == set(whole.classes)
-        assert split.executions <= whole.executions
+        # Where steps vary, each piece learns by itself what they access.
+        assert split.executions <= whole.executions or dpor.accesses.vary
         split_up += search.pieces > 1
 
 
