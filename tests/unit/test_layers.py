@@ -22,8 +22,9 @@ ALLOWED = {
     "campaign": {"kernel", "check", "explore", "report"},
     "bench": {"kernel", "check", "explore", "vm"},
     "conform": {"kernel", "check", "explore", "vm"},
+    "study": {"kernel", "check", "explore", "report", "vm"},
     "stateful": {"kernel", "check", "explore", "report", "campaign"},
-    "commands": {"kernel", "check", "explore", "report", "campaign", "bench", "conform", "vm"},
+    "commands": {"kernel", "check", "explore", "report", "campaign", "bench", "conform", "vm", "study"},
 }
 
 #: Top modules: what each stands on. `__init__` holds the public names, `_version` nothing.

@@ -1,0 +1,1 @@
+"""The studies that come with stressvm, each a short file that looks like one of your own."""
