@@ -71,11 +71,12 @@ class PiecewiseHunt(ParallelHunt):
 
     def _lend(self) -> None:
         if not self.pilot:
-            # The first execution is looked at more closely, by itself.
-            self.pilot = True
-            worker = self.workers.wanting(sequential=True)
-            assert worker is not None
-            self.workers.give(worker, self.number, 0, 1, _INSTALMENT_SECONDS)
+            # The first execution is looked at more closely, by itself. Whoever still has leases of the hunt before this
+            # one gives them up first: they come back while the hunt waits, and it asks again.
+            worker = self.workers.wanting(sequential=False)
+            if worker is not None:
+                self.pilot = True
+                self.workers.give(worker, self.number, 0, 1, _INSTALMENT_SECONDS)
             return
         ahead = sum(max(work.done, work.lent) for work in self.work)
         for work in self.work:
