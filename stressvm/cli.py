@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _import(verbs.add_parser("import", help="a log of a real program becomes a workload"))
     _conform(verbs.add_parser("conform", help="answer recorded vectors, and compare"))
     _merge(verbs.add_parser("merge", help="the results of several shards become one"))
+    _study(verbs.add_parser("study", help="sleep and wakeup policies compared on a simulated machine"))
     _bench(
         verbs.add_parser(
             "bench",
@@ -132,6 +133,19 @@ def _bench(verb: argparse.ArgumentParser) -> None:
     only.add_argument("-j", "--jobs", metavar="N", help="processes, a number or `auto` (default: auto)")
     only.add_argument("--resume", metavar="DIR", help="go on with what was measured into this folder")
     only.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
+    _format(verb)
+
+
+def _study(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "study", nargs="?", metavar="NAME|FILE.py", help="a shipped study, or your own (default: list them)"
+    )
+    verb.add_argument("--quick", action="store_true", help="fewer points and replications, wider intervals")
+    verb.add_argument("--replications", metavar="N", help="of each point (default: the study's)")
+    verb.add_argument("--seed", metavar="S", help="a number or `random` (default: 1)")
+    verb.add_argument("-j", "--jobs", metavar="N", help="processes, a number or `auto` (default: auto)")
+    verb.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
+    verb.add_argument("--resume", metavar="DIR", help="go on with the study of a log folder")
     _format(verb)
 
 
@@ -204,6 +218,10 @@ def _dispatch(args: argparse.Namespace) -> int:
             from stressvm.commands import merging
 
             return merging.run(args)
+        case "study":
+            from stressvm.commands import study
+
+            return study.run(args)
         case _:
             from stressvm.commands import bench
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stressvm.campaign.config import jobs, positive
 from stressvm.commands.hunt import FOUND, OK
+from stressvm.commands.numbers import jobs_of, number_of
 from stressvm.kernel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def _check_options(args: argparse.Namespace) -> None:
 def _strategies(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from stressvm.bench import strategies
 
-    seeds = _number("--seeds", args.seeds, strategies.SEEDS_QUICK if args.quick else strategies.SEEDS)
-    cap = _number("--cap", args.cap, strategies.CAP_QUICK if args.quick else strategies.CAP)
+    seeds = number_of("--seeds", args.seeds, strategies.SEEDS_QUICK if args.quick else strategies.SEEDS)
+    cap = number_of("--cap", args.cap, strategies.CAP_QUICK if args.quick else strategies.CAP)
     what = strategies.plan(args.program, args.strategy, seeds, cap)
     file = _log(args, "strategies")
-    table = strategies.rows(what, strategies.run(what, file, _jobs(args.jobs), _progress(file)))
+    table = strategies.rows(what, strategies.run(what, file, jobs_of(args.jobs), _progress(file)))
     facts = {"type": "bench", "what": "strategies", "seeds": seeds, "cap": cap, "rows": table}
     return facts, strategies.render(what, table)
 
@@ -76,11 +76,11 @@ def _strategies(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _defects(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from stressvm.bench.defects import measure, render
 
-    seeds = _number("--seeds", args.seeds, measure.SEEDS_QUICK if args.quick else measure.SEEDS)
-    cap = _number("--cap", args.cap, measure.CAP_QUICK if args.quick else measure.CAP)
+    seeds = number_of("--seeds", args.seeds, measure.SEEDS_QUICK if args.quick else measure.SEEDS)
+    cap = number_of("--cap", args.cap, measure.CAP_QUICK if args.quick else measure.CAP)
     what = measure.plan(args.id, seeds, cap)
     file = _log(args, "defects")
-    table = measure.rows(what, measure.run(what, file, _jobs(args.jobs), _progress(file)))
+    table = measure.rows(what, measure.run(what, file, jobs_of(args.jobs), _progress(file)))
     facts = {"type": "summary", "what": "defects", "seeds": seeds, "cap": cap, **measure.summary(table), "rows": table}
     return facts, render.page(table, cap) if args.markdown else render.render(table, cap)
 
@@ -109,19 +109,3 @@ def _progress(file: Path) -> Callable[[int, int], None]:
             sys.stderr.write(f"{done} of {total} cells measured; {file}\n")
 
     return progress
-
-
-def _number(option: str, text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    try:
-        return positive(text)
-    except ValueError:
-        raise UsageError(f"{option}: {text!r} is not a whole number from 1") from None
-
-
-def _jobs(text: str | None) -> int:
-    try:
-        return jobs(text or "auto")
-    except ValueError:
-        raise UsageError(f"--jobs: {text!r} is not a whole number from 1, or auto") from None

@@ -17,7 +17,7 @@ from stressvm.kernel.thread import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import CodeType
+    from types import CodeType, ModuleType
 
 
 def shipped_folder() -> Path:
@@ -115,7 +115,7 @@ def load(file: Path) -> list[Scenario]:
     file = file.resolve()
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    return list(_load(file))
+    return list(_scenarios(file))
 
 
 class _FromSource(SourceFileLoader):
@@ -131,7 +131,21 @@ class _FromSource(SourceFileLoader):
 
 
 @cache
-def _load(file: Path) -> tuple[Scenario, ...]:
+def _scenarios(file: Path) -> tuple[Scenario, ...]:
+    module = imported(file)
+    own = [value for value in vars(module).values() if isinstance(value, Scenario) and value.file == str(file)]
+    return tuple(dict.fromkeys(own))
+
+
+def imported(file: Path) -> ModuleType:
+    """The module that a user's file makes, run now; the folders of the file and of its package can be imported from.
+
+    Args:
+        file: its resolved path.
+
+    Raises:
+        UsageError: it cannot be read, or raises when it is imported; names the file and the line.
+    """
     name = f"stressvm_scenario_{hashlib.blake2b(str(file).encode(), digest_size=6).hexdigest()}_{file.stem}"
     spec = spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
     if file.suffix != ".py" or spec is None or spec.loader is None:
@@ -155,8 +169,7 @@ def _load(file: Path) -> tuple[Scenario, ...]:
         lines = [frame for frame in frames_of(exc.__traceback__) if frame.file == str(file)]
         where = f" at line {lines[-1].line}" if lines else ""
         raise UsageError(f"{file}: raises when imported{where}: {type(exc).__name__}: {exc}") from None
-    own = [value for value in vars(module).values() if isinstance(value, Scenario) and value.file == str(file)]
-    return tuple(dict.fromkeys(own))
+    return module
 
 
 def _above_packages(file: Path) -> str:
