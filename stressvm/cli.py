@@ -146,6 +146,10 @@ def _study(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-j", "--jobs", metavar="N", help="processes, a number or `auto` (default: auto)")
     verb.add_argument("--logs", metavar="DIR", default="logs", help="folder for the log folder (default: logs)")
     verb.add_argument("--resume", metavar="DIR", help="go on with the study of a log folder")
+    verb.add_argument(
+        "--trace", metavar="FACTOR=LEVEL,...", help="simulate this point alone, and write down every operation of it"
+    )
+    verb.add_argument("--replication", metavar="N", help="with --trace: which, from 0 (default: 0)")
     _format(verb)
 
 

@@ -13,15 +13,19 @@ from stressvm.commands.hunt import OK
 from stressvm.commands.numbers import jobs_of, number_of
 from stressvm.kernel.errors import UsageError
 from stressvm.report.console import LIVE_SECONDS, PLAIN_SECONDS, width
+from stressvm.report.jsonl import created
 from stressvm.study.results import Results
 from stressvm.study.runner import Plan
 from stressvm.study.runner import run as run_plan
-from stressvm.study.study import load, shipped
+from stressvm.study.study import load, shipped, written
 from stressvm.study.table import render
+from stressvm.study.trace import point_of, trace, write_trace
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+
+    from stressvm.study.study import Study
 
 _FILE: Final = "samples.jsonl"
 
@@ -33,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
     study = load(args.study)
     if args.quick:
         study = study.quickly()
+    if args.trace is not None:
+        return _trace(args, study)
+    if args.replication is not None:
+        raise UsageError("--replication: says which one --trace is of; --replications says how many")
     plan = Plan(study, _seed(args.seed), number_of("--replications", args.replications, study.replications))
     folder = _folder(args)
     results = Results.of(plan, run_plan(plan, folder / _FILE, jobs_of(args.jobs), _progress(study.name)))
@@ -52,6 +60,27 @@ def _list(args: argparse.Namespace) -> int:
     else:
         size = max(map(len, studies))
         sys.stdout.writelines(f"{name.ljust(size)}  {study.question}\n" for name, study in studies.items())
+    return OK
+
+
+def _trace(args: argparse.Namespace, study: Study) -> int:
+    text = args.replication or "0"
+    if not text.isdecimal():
+        raise UsageError(f"--replication: {text!r} is not a number from 0")
+    point = point_of(study, args.trace)
+    sample, run = trace(study, point, _seed(args.seed), int(text))
+    path = _folder(args) / "trace.jsonl"
+    with created(path) as file:
+        write_trace(file, study, point, run, sample)
+    facts = {"type": "trace", "study": study.name, "point": point, "replication": int(text), "events": run.events}
+    if args.format == "json":
+        whole = {**facts, "ticks": run.now, "ended": run.ended, "measures": sample.measures, "file": str(path)}
+        sys.stdout.write(orjson.dumps(whole).decode() + "\n")
+    else:
+        sys.stdout.write(
+            f"{study.name}, {written(point)}, replication {text}: {run.events} operations in {run.now} ticks, "
+            f"ended by {run.ended!r}\nTrace: {path}\n"
+        )
     return OK
 
 

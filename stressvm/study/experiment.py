@@ -5,6 +5,8 @@ sample = measured(lambda k: NetBSDSpace(k, 8), Closed(64, ...), machine=Machine(
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from stressvm.study.costs import TYPICAL
@@ -14,8 +16,9 @@ from stressvm.study.measures import Measures
 from stressvm.study.spaces import Space, drive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from stressvm.study.machine import Run
     from stressvm.study.machine_kernel import MachineKernel
     from stressvm.study.sample import Sample
     from stressvm.study.workloads import Workload
@@ -25,6 +28,21 @@ QUANTUM: Final = 100_000_000
 
 #: A replication with more events is given up; whom it leaves waiting is counted as unserved.
 EVENTS_MAX: Final = 400_000
+
+
+#: Where `measured` puts its runs, with all their events; None: they are not kept.
+_runs: ContextVar[list[Run] | None] = ContextVar("runs", default=None)
+
+
+@contextmanager
+def traced() -> Iterator[list[Run]]:
+    """While this lasts, `measured` keeps all events, and puts its runs into the list: the numbers are the same."""
+    runs: list[Run] = []
+    token = _runs.set(runs)
+    try:
+        yield runs
+    finally:
+        _runs.reset(token)
 
 
 def server(ncpu: int = 4, *, grant: LockGrant = BARGING, spin: int = ADAPTIVE) -> Machine:
@@ -58,4 +76,8 @@ def measured(
     def build(k: MachineKernel) -> None:
         drive(k, make(k), workload, seed, measures)
 
-    return measures.sample(simulate(build, machine=machine, until=until, subscriber=measures, seed=seed))
+    runs = _runs.get()
+    run = simulate(build, machine=machine, until=until, subscriber=measures, seed=seed, trace=runs is not None)
+    if runs is not None:
+        runs.append(run)
+    return measures.sample(run)

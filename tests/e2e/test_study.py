@@ -56,6 +56,23 @@ def test_the_answer_comes_first(folder: Path) -> None:
     assert len(table.splitlines()) == 5
 
 
+def test_the_execution_behind_a_number(folder: Path) -> None:
+    file, _ = raw(folder, "-j", "2")
+    samples = [orjson.loads(line) for line in file.read_bytes().splitlines()[1:]]
+    sample = next(one for one in samples if one["replication"] == 2 and one["point"] == {"wake": "all", "clients": 12})
+    trace, written = raw(folder, "--trace", "wake=all,clients=12", "--replication", "2")
+    header, *steps, summary = [orjson.loads(line) for line in written.splitlines()]
+    assert header["point"] == sample["point"]
+    assert summary["measures"] == sample["measures"]
+    assert len(steps) == summary["steps"] == sample["measures"]["events"]
+    assert [step["tick"] for step in steps] == sorted(step["tick"] for step in steps)
+    woken = sum(
+        len(step["arg"]) for step in steps if step["op"] in ("broadcast", "wakeup", "wakeup_one") and step["arg"]
+    )
+    assert woken == sample["measures"]["wakeups"]
+    assert trace.name == "trace.jsonl"
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "line", "fault"),
     [
@@ -86,6 +103,10 @@ def test_wrong_usage(folder: Path) -> None:
         (("none.py",), "none.py: 0 studies in it"),
         (("herd", "--replications", "0"), "--replications: '0' is not a whole number from 1"),
         (("herd", "--seed", "x"), "--seed: 'x' is neither a number from 0 nor `random`"),
+        (("herd", "--trace", "wake"), "--trace: 'wake' is not FACTOR=LEVEL; factors are wake, waiters, cpus"),
+        (("herd", "--trace", "wake=all,cpus=9"), "names 0 points, not one; there are wake=all,waiters=4,cpus=1;"),
+        (("herd", "--trace", "wake=all"), "names 6 points, not one; there are wake=all,waiters=4,cpus=1;"),
+        (("herd", "--replication", "1"), "--replication: says which one --trace is of"),
         (("herd", "--resume", "nowhere"), "nowhere: nothing to go on with"),
         (("largest.py", "--resume", str(file.parent)), "holds another study, or other factors, seed or replications"),
         (("herd", "--resume", str(file.parent)), "holds another study"),
