@@ -23,6 +23,7 @@ among the waits with what it has waited so far.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from math import fsum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from stressvm.study.histogram import Histogram
@@ -281,7 +282,7 @@ class Measures(Subscriber):
             "lock_wait_mean": self.lock_waits.mean,
             "cpu_use": run.running / capacity,
             "jain": self._jain(),
-            "fragmentation": sum(broken) / len(broken) if broken else 0.0,
+            "fragmentation": fsum(broken) / len(broken) if broken else 0.0,
             "nowait_failures": float(self.failed_nowait),
             "canfail_failures": float(self.failed_canfail),
             "unserved": float(unserved),
@@ -292,7 +293,7 @@ class Measures(Subscriber):
         return Sample(measures, histograms, series)
 
     def _jain(self) -> float:
-        """Over the clients in order of their names' first appearance, so that the sum is the same everywhere."""
+        """Over the clients. `fsum`, as everywhere here: what `sum` makes of floats depends on the version of Python."""
         shares = [share.had / share.total for share in self.shares.values() if share.total]
-        squares = sum(share * share for share in shares)
-        return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
+        squares = fsum(share * share for share in shares)
+        return fsum(shares) ** 2 / (len(shares) * squares) if squares else 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from stressvm.study.sample import MEASURES, OWN
@@ -135,4 +136,4 @@ def _values(
 
 def _mean(values: Sequence[Sequence[float]]) -> float:
     flat = [value for row in values for value in row]
-    return sum(flat) / len(flat)
+    return fsum(flat) / len(flat)

@@ -7,7 +7,10 @@ replication, then all of the second. It is the same whatever the number of proce
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 _FORMAT: Final = 1
 #: Simulations under way or waiting, for each process.
 _AHEAD: Final = 4
+#: Seconds between two looks whether the parent is still there.
+_LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def _simulated(plan: Plan, cells: list[tuple[int, int]], jobs: int) -> Iterator[
     # Forked, so that a user's study needs not be sent. Results are taken in order; a few more are under way.
     context = multiprocessing.get_context("fork")
     ahead: deque[Future[Sample | str]] = deque()
-    with ProcessPoolExecutor(min(jobs, len(cells)), context, _begin, (plan,)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(cells)), context, _begin, (plan, os.getpid())) as pool:
         try:
             for cell in cells:
                 ahead.append(pool.submit(_in_worker, cell))
@@ -129,10 +134,18 @@ def _simulated(plan: Plan, cells: list[tuple[int, int]], jobs: int) -> Iterator[
 _plan: Plan
 
 
-def _begin(plan: Plan) -> None:
+def _begin(plan: Plan, parent: int) -> None:
     global _plan  # noqa: PLW0603 - what a worker process is for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _plan = plan
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that began it has been killed: nobody would close the queue that it waits at."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(0)
 
 
 def _in_worker(cell: tuple[int, int]) -> Sample | str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +13,13 @@ import orjson
 import pytest
 
 from stressvm.study.sample import MEASURES
-from tests.e2e.command import stressvm
+from tests.e2e.command import COMMAND, environment, stressvm
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
 OWN: Final = "\n\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 
 #: Of the raw data of the page's study with seed 1: the same with any number of processes, machine and version of Python.
-DIGEST: Final = "8ba54c8946905467"
+DIGEST: Final = "d8269d78ae85fbfc"
 
 
 @pytest.fixture
@@ -45,6 +47,25 @@ def test_what_was_cut_off_is_run_again(folder: Path) -> None:
     for kept in (whole[:-1], whole[: len(whole) // 2], whole[:20], b""):
         file.write_bytes(kept)
         assert raw(folder, "-j", "2", "--resume", str(file.parent)) == (file, whole)
+
+
+def test_killed_it_leaves_nobody_behind_and_is_gone_on_with(folder: Path) -> None:
+    words = ("study", "largest.py", "-j", "2", "--replications", "40", "--logs", "killed")
+    with subprocess.Popen([*COMMAND, *words], cwd=folder, env=environment(), stdout=subprocess.PIPE) as process:
+        while not [line for file in folder.glob("killed/*/samples.jsonl") for line in file.read_bytes().splitlines()][
+            4:
+        ]:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        # Its standard output is at its end when the last of its processes has gone.
+        process.communicate(timeout=60)
+    (file,) = folder.glob("killed/*/samples.jsonl")
+    before = file.read_bytes()
+    _, whole = raw(folder, "-j", "2", "--replications", "40", "--resume", str(file.parent))
+    assert whole.startswith(before[: before.rfind(b"\n") + 1])
+    assert len(whole.splitlines()) == 1 + 40 * 4
+    assert raw(folder, "-j", "1", "--replications", "40")[1] == whole
 
 
 def test_the_answer_comes_first(folder: Path) -> None:
